@@ -1,0 +1,215 @@
+"""Every option that exists, with its default and its meaning.
+
+Numbers marked (epochs) are multiplied by the iterations per epoch when training starts. The published values of a
+full run are in configs/Base-DG.yml.
+"""
+
+from fastreid.config.config import CfgNode as CN
+
+_C = CN()
+
+# ------------------------------------------------------------------------------------------------------- model
+_C.MODEL = CN()
+_C.MODEL.DEVICE = "cuda"  # "cuda", "cuda:1", "cpu"; without a CUDA device the CPU is used after a warning
+_C.MODEL.META_ARCHITECTURE = "Metalearning"
+_C.MODEL.WEIGHTS = ""  # a checkpoint to start from or to evaluate
+_C.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]  # RGB, 0..255
+_C.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
+
+_C.MODEL.BACKBONE = CN()
+_C.MODEL.BACKBONE.NAME = "build_resnet_backbone"  # or build_mobilenet_v2_backbone
+_C.MODEL.BACKBONE.DEPTH = 50  # ResNet 18/34/50/101/152; MobileNetV2: ten times the width, 10 -> 1.0, 14 -> 1.4
+_C.MODEL.BACKBONE.LAST_STRIDE = 1
+_C.MODEL.BACKBONE.PRETRAIN = True  # start from ImageNet weights
+_C.MODEL.BACKBONE.PRETRAIN_PATH = ""  # '': torchvision's (ResNet), pretrained/mobilenetv2_<width>.pth (MobileNetV2)
+
+_C.MODEL.NORM = CN()
+_C.MODEL.NORM.TYPE_BACKBONE = "BN"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm (MobileNetV2)
+_C.MODEL.NORM.BIN_INIT = "one"  # first value of the gates: one (all BN), zero (all IN), half, random
+_C.MODEL.NORM.IN_FC_MULTIPLY = 0.0  # what IN multiplies 1x1 maps with, which have no statistics of their own
+_C.MODEL.NORM.LOAD_BN_AFFINE = True  # what the batch part takes from pre-trained weights
+_C.MODEL.NORM.LOAD_BN_RUNNING = True
+_C.MODEL.NORM.LOAD_IN_AFFINE = False  # whether the instance part takes the pre-trained scale and shift
+
+_C.MODEL.HEADS = CN()
+_C.MODEL.HEADS.NAME = "MetalearningHead"
+_C.MODEL.HEADS.NUM_CLASSES = 0  # identities; set from the training data
+_C.MODEL.HEADS.IN_FEAT = 2048  # channels of the backbone's last map
+_C.MODEL.HEADS.POOL_LAYER = "avgpool"  # maxpool, gempool, gempoolP, avgmaxpool, clipavgpool, fastavgpool, identity
+_C.MODEL.HEADS.CLS_LAYER = "linear"  # arcSoftmax, circleSoftmax, amSoftmax
+_C.MODEL.HEADS.SCALE = 64.0  # of the margin classifiers
+_C.MODEL.HEADS.MARGIN = 0.35
+_C.MODEL.HEADS.NECK_FEAT = "before"  # metric losses see the feature before or after classifier_norm
+
+_C.MODEL.LOSSES = CN()
+_C.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "TripletLoss")  # of the base step
+
+_C.MODEL.LOSSES.CE = CN()
+_C.MODEL.LOSSES.CE.EPSILON = 0.1  # label smoothing; -1: adaptive, ALPHA times the predicted probability
+_C.MODEL.LOSSES.CE.ALPHA = 0.2
+_C.MODEL.LOSSES.CE.SCALE = 1.0
+
+
+def _triplet(margin: float, new_pos: list, new_neg: list) -> CN:
+    """Options of one triplet loss; NEW_POS and NEW_NEG: [same identity, same domain other identity, other domain]."""
+    node = CN()
+    node.MARGIN = margin  # 0: the soft form that LOSS_TYPE names
+    node.NORM_FEAT = False
+    node.HARD_MINING = True
+    node.DIST_TYPE = "euclidean"  # or cosine
+    node.LOSS_TYPE = "logistic"  # or hinge
+    node.SCALE = 1.0
+    node.NEW_POS = new_pos
+    node.NEW_NEG = new_neg
+    return node
+
+
+_C.MODEL.LOSSES.TRI = _triplet(0.3, [1, 0, 0], [0, 1, 1])
+_C.MODEL.LOSSES.TRI_ADD = _triplet(0.0, [0, 0, 1], [0, 1, 0])  # the paper's shuffle loss
+_C.MODEL.LOSSES.TRI_MTRAIN = _triplet(0.3, [1, 0, 0], [0, 1, 1])
+_C.MODEL.LOSSES.TRI_MTEST = _triplet(0.3, [1, 0, 0], [0, 1, 1])
+
+_C.MODEL.LOSSES.CIRCLE = CN()
+_C.MODEL.LOSSES.CIRCLE.MARGIN = 0.25
+_C.MODEL.LOSSES.CIRCLE.ALPHA = 128.0
+_C.MODEL.LOSSES.CIRCLE.SCALE = 1.0
+
+_C.MODEL.LOSSES.SCT = CN()
+_C.MODEL.LOSSES.SCT.NORM_FEAT = False
+_C.MODEL.LOSSES.SCT.DIST_TYPE = "cosine_sim"  # euclidean, cosine
+_C.MODEL.LOSSES.SCT.SCALE = 1.0
+
+_C.MODEL.LOSSES.STD = CN()
+_C.MODEL.LOSSES.STD.NORM_FEAT = False
+_C.MODEL.LOSSES.STD.STD_TYPE = "domain"  # all, all_channel, domain, domain_channel
+_C.MODEL.LOSSES.STD.SCALE = 1.0
+
+_C.MODEL.LOSSES.MMD = CN()
+_C.MODEL.LOSSES.MMD.NORM_FEAT = False
+_C.MODEL.LOSSES.MMD.NORM_FLAG = "l2norm"  # or l1norm
+_C.MODEL.LOSSES.MMD.SCALE = 1.0
+
+# ------------------------------------------------------------------------------------------------------- input
+_C.INPUT = CN()
+_C.INPUT.SIZE_TRAIN = [256, 128]  # height, width
+_C.INPUT.SIZE_TEST = [256, 128]
+_C.INPUT.DO_AUTOAUG = False
+_C.INPUT.DO_FLIP = True
+_C.INPUT.FLIP_PROB = 0.5
+_C.INPUT.DO_PAD = True
+_C.INPUT.PADDING = 10  # pixels at each side, before the random crop
+_C.INPUT.PADDING_MODE = "constant"  # edge, reflect, symmetric
+_C.INPUT.CJ = CN()
+_C.INPUT.CJ.ENABLED = False
+_C.INPUT.CJ.PROB = 1.0
+_C.INPUT.CJ.BRIGHTNESS = 0.15
+_C.INPUT.CJ.CONTRAST = 0.15
+_C.INPUT.CJ.SATURATION = 0.1
+_C.INPUT.CJ.HUE = 0.1
+_C.INPUT.DO_AUGMIX = False
+_C.INPUT.REA = CN()
+_C.INPUT.REA.ENABLED = False
+_C.INPUT.REA.PROB = 0.5
+_C.INPUT.REA.MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]  # what an erased rectangle is filled with
+_C.INPUT.RPT = CN()
+_C.INPUT.RPT.ENABLED = False
+_C.INPUT.RPT.PROB = 0.5
+
+# ------------------------------------------------------------------------------------------------- data sets
+_C.DATASETS = CN()
+_C.DATASETS.NAMES = ("DG_CUHK02", "DG_CUHK03_detected", "DG_Market1501", "DG_DukeMTMC", "DG_CUHK_SYSU")
+_C.DATASETS.TESTS = ("ALL_GRID", "ALL_VIPER_only_10", "ALL_PRID", "ALL_iLIDS")
+
+_C.DATALOADER = CN()
+_C.DATALOADER.NUM_WORKERS = 4  # of each loader
+_C.DATALOADER.NUM_INSTANCE = 4  # images of an identity in a batch
+_C.DATALOADER.NAIVE_WAY = True  # draw identities over all domains; False: the same share for each domain
+_C.DATALOADER.DELETE_REM = False  # drop the images of an identity beyond a multiple of NUM_INSTANCE
+_C.DATALOADER.CAMERA_TO_DOMAIN = False  # each camera is a domain (single-source training)
+
+# ------------------------------------------------------------------------------------------------------ solver
+_C.SOLVER = CN()
+_C.SOLVER.MAX_ITER = 100  # (epochs)
+_C.SOLVER.ITERS_PER_EPOCH = 0  # set from the training data
+_C.SOLVER.IMS_PER_BATCH = 80
+_C.SOLVER.BASE_LR = 0.01
+_C.SOLVER.BIAS_LR_FACTOR = 2.0
+_C.SOLVER.BACKBONE_LR_FACTOR = 1.0
+_C.SOLVER.HEADS_LR_FACTOR = 1.0
+_C.SOLVER.MOMENTUM = 0.9
+_C.SOLVER.WEIGHT_DECAY = 0.0005
+_C.SOLVER.WEIGHT_DECAY_BIAS = 0.0005
+_C.SOLVER.SCHED = "WarmupMultiStepLR"  # or WarmupCosineAnnealingLR
+_C.SOLVER.STEPS = [40, 70]  # (epochs)
+_C.SOLVER.GAMMA = 0.1
+_C.SOLVER.DELAY_ITERS = 0  # (epochs) the cosine begins here
+_C.SOLVER.ETA_MIN_LR = 7.7e-5  # where the cosine ends
+_C.SOLVER.WARMUP_ITERS = 10  # (epochs)
+_C.SOLVER.WARMUP_FACTOR = 0.01
+_C.SOLVER.WARMUP_METHOD = "linear"  # or constant
+_C.SOLVER.AMP = False
+_C.SOLVER.CHECKPOINT_PERIOD = 10  # (epochs)
+_C.SOLVER.WRITE_PERIOD = 200  # iterations between two lines of the log
+
+# ----------------------------------------------------------------------------------------------- meta-learning
+_C.META = CN()
+_C.META.BOTTLENECK = 0  # channels of a 1x1 convolution before the head's pooling output is used; 0: none
+
+_C.META.DATA = CN()
+_C.META.DATA.NAMES = ()  # data sets of the meta loader, out of DATASETS.NAMES; '': no meta step
+_C.META.DATA.NUM_DOMAINS = 0  # set from the training data
+_C.META.DATA.NAIVE_WAY = False
+_C.META.DATA.DELETE_REM = False
+_C.META.DATA.MTRAIN_MINI_BATCH = 80
+_C.META.DATA.MTRAIN_NUM_INSTANCE = 4
+
+_C.META.MODEL = CN()
+_C.META.MODEL.META_COMPUTE_LAYER = ("backbone_bn_gate",)  # what the inner update touches, see solver/build.py
+_C.META.MODEL.ALL_PARAMS = False  # True: every parameter, inner and outer (MLDG)
+
+_C.META.LOSS = CN()
+_C.META.LOSS.MTRAIN_NAME = ("TripletLoss_add", "TripletLoss_mtrain", "SCT")
+_C.META.LOSS.MTEST_NAME = ("TripletLoss_mtest",)
+_C.META.LOSS.COMBINED = False  # add WEIGHT x the meta-train loss to the meta-test loss
+_C.META.LOSS.WEIGHT = 1.0
+
+_C.META.SOLVER = CN()
+_C.META.SOLVER.NORM_SCHEDULER = "equal"  # of the gates' learning rate: equal, same, no_warm, cyclic
+_C.META.SOLVER.STOP_GRADIENT = True  # the inner gradient is a constant for the outer one
+_C.META.SOLVER.EARLY_SCALE = True  # under AMP, take the inner gradient from the unscaled loss
+
+_C.META.SOLVER.INIT = CN()
+_C.META.SOLVER.INIT.INNER_LOOP = 1  # base steps in an iteration
+_C.META.SOLVER.INIT.FIRST_INNER_LOOP = 10  # base steps in iteration 0
+_C.META.SOLVER.INIT.OUTER_LOOP = 1  # meta steps in an iteration
+
+_C.META.SOLVER.MTRAIN = CN()
+_C.META.SOLVER.MTRAIN.NUM_DOMAIN = 3  # meta-train domains; the others are meta-test
+_C.META.SOLVER.MTRAIN.SECOND_ORDER = False
+
+_C.META.SOLVER.MTEST = CN()
+_C.META.SOLVER.MTEST.ONLY_ONE_DOMAIN = False
+
+_C.META.SOLVER.LR_FACTOR = CN()
+_C.META.SOLVER.LR_FACTOR.GATE = 10.0  # learning rate of the gates: BASE_LR x GATE
+_C.META.SOLVER.LR_FACTOR.META = 0.0  # inner step / gate learning rate; 0: the cycle below
+_C.META.SOLVER.LR_FACTOR.META_CYCLIC_MIDDLE_LR = 0.01  # the cycle runs between MIDDLE / RATIO and MIDDLE x RATIO
+_C.META.SOLVER.LR_FACTOR.META_CYCLIC_RATIO = 10.0
+_C.META.SOLVER.LR_FACTOR.META_CYCLIC_UP_RATIO = 0.5
+_C.META.SOLVER.LR_FACTOR.META_CYCLIC_PERIOD_PER_EPOCH = 0.2
+
+# -------------------------------------------------------------------------------------------------- evaluation
+_C.TEST = CN()
+_C.TEST.EVAL_PERIOD = 10  # (epochs)
+_C.TEST.IMS_PER_BATCH = 128
+_C.TEST.METRIC = "cosine"  # or euclidean
+
+# ------------------------------------------------------------------------------------------------------- other
+_C.OUTPUT_DIR = ""  # '': the config's path with configs -> logs
+_C.SEED = 2020  # below 0: another one each time
+_C.CUDNN_BENCHMARK = True
+
+
+def get_cfg() -> CN:
+    """Return a copy of the defaults."""
+    return _C.clone()

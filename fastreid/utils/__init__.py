@@ -1,0 +1,1 @@
+"""Helpers that know nothing of re-identification: errors, files, logging, registries."""
