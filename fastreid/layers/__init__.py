@@ -1,0 +1,15 @@
+"""Layers: normalization, pooling and classification."""
+
+from fastreid.layers.classifiers import build_classifier
+from fastreid.layers.normalization import BatchInstanceNorm, BatchNorm, InstanceNorm, norm_factory, running_stats
+from fastreid.layers.pooling import build_pool_layer
+
+__all__ = [
+    "BatchInstanceNorm",
+    "BatchNorm",
+    "InstanceNorm",
+    "build_classifier",
+    "build_pool_layer",
+    "norm_factory",
+    "running_stats",
+]
