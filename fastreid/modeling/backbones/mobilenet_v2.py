@@ -1,0 +1,132 @@
+"""MobileNetV2, Sandler et al., "Inverted Residuals and Linear Bottlenecks" (CVPR 2018, arXiv 1801.04381).
+
+The variant of the published MetaBIN checkpoints: channel counts are cut to int(c * width) instead of being rounded to
+multiples of 8, the first block has an expansion convolution too, and the last stage keeps its resolution.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Callable
+
+from torch import Tensor, nn
+
+from fastreid.layers import InstanceNorm, norm_factory
+from fastreid.layers.normalization import BatchNorm
+from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
+from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights
+from fastreid.utils.errors import UserError
+
+NormFactory = Callable[[int], nn.Module]
+
+# stage: (expansion, channels at width 1, blocks, stride of the first block); None: LAST_STRIDE
+STAGES = {
+    "layer2": (1, 16, 1, 1),
+    "layer3": (6, 24, 2, 2),
+    "layer4": (6, 32, 3, 2),
+    "layer5": (6, 64, 4, 2),
+    "layer6": (6, 96, 3, 1),
+    "layer7": (6, 160, 3, None),
+    "layer8": (6, 320, 1, 1),
+}
+DUAL_NORM_INSTANCE_STAGES = ("layer1", "layer2", "layer3", "layer4", "layer5", "layer6")
+
+
+class ConvNormActivation(nn.Module):
+    """Convolution without bias, normalization, ReLU6."""
+
+    def __init__(self, norm: NormFactory, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+        self.bn = norm(c_out)
+        self.relu = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise convolution, linear 1x1 projection; a shortcut where the shapes agree."""
+
+    def __init__(self, norm: NormFactory, c_in: int, c_out: int, expansion: int, stride: int):
+        super().__init__()
+        hidden = c_in * expansion
+        self.has_shortcut = stride == 1 and c_in == c_out
+        self.conv1 = ConvNormActivation(norm, c_in, hidden, 1)
+        self.dwconv2 = ConvNormActivation(norm, hidden, hidden, 3, stride, groups=hidden)
+        self.conv3 = nn.Conv2d(hidden, c_out, 1, bias=False)
+        self.bn = norm(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn(self.conv3(self.dwconv2(self.conv1(x))))
+        return x + out if self.has_shortcut else out
+
+
+class MobileNetV2(nn.Module):
+    """(N, 3, H, W) -> (N, C, H/16, W/16) with last_stride 1, H/32 with 2; C = int(1280 * width), at least 1280.
+
+    Args:
+        norm: constructor of the normalization layer by channel count; a dictionary gives one for each stage.
+        width: multiplier of all channel counts.
+    """
+
+    def __init__(self, norm: NormFactory | dict[str, NormFactory], width: float = 1.0, last_stride: int = 1):
+        super().__init__()
+        norms = norm if isinstance(norm, dict) else dict.fromkeys(("layer1", *STAGES, "layer9"), norm)
+        self.variant = f"x{width:g}"
+        channels = int(32 * width)
+        self.layer1 = ConvNormActivation(norms["layer1"], 3, channels, 3, stride=2)
+        for name, (expansion, base, blocks, stride) in STAGES.items():
+            c_out, stride = int(base * width), last_stride if stride is None else stride
+            stage = []
+            for index in range(blocks):
+                stage.append(InvertedResidual(norms[name], channels, c_out, expansion, stride if index == 0 else 1))
+                channels = c_out
+            self.add_module(name, nn.Sequential(*stage))
+        self.out_channels = int(1280 * width) if width > 1 else 1280
+        self.layer9 = ConvNormActivation(norms["layer9"], channels, self.out_channels, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer1(x)
+        for name in STAGES:
+            x = getattr(self, name)(x)
+        return self.layer9(x)
+
+
+def rename_imagenet(name: str) -> str:
+    """Return the name here of a tensor of the ImageNet files: conv2.0.conv3.1.bias -> layer2.0.bn.bias."""
+    name = re.sub(r"^conv(\d)\.", r"layer\1.", name)
+    return name.replace(".conv3.0.", ".conv3.").replace(".conv3.1.", ".bn.")
+
+
+def norm_by_stage(cfg) -> dict[str, NormFactory]:
+    """Return the normalization constructor of each stage; DualNorm is IN up to layer6 and BN from layer7."""
+    node = cfg.MODEL.NORM
+    stages = ("layer1", *STAGES, "layer9")
+    if node.TYPE_BACKBONE == "DualNorm":
+        instance: NormFactory = lambda c: InstanceNorm(c, node.IN_FC_MULTIPLY)  # noqa: E731
+        return {name: instance if name in DUAL_NORM_INSTANCE_STAGES else BatchNorm for name in stages}
+    return dict.fromkeys(stages, norm_factory(node.TYPE_BACKBONE, node.BIN_INIT, node.IN_FC_MULTIPLY))
+
+
+@BACKBONE_REGISTRY.register()
+def build_mobilenet_v2_backbone(cfg) -> MobileNetV2:
+    """Return a MobileNetV2 of width DEPTH / 10, with ImageNet weights if `MODEL.BACKBONE.PRETRAIN`.
+
+    Raises:
+        UserError: the weights are missing or of another width, or an option has no such value.
+    """
+    node = cfg.MODEL.BACKBONE
+    if node.DEPTH < 1:
+        raise UserError(f"MODEL.BACKBONE.DEPTH of MobileNetV2 is ten times its width, 10 or 14 as a rule; found {node.DEPTH}")
+    width = node.DEPTH / 10
+    model = MobileNetV2(norm_by_stage(cfg), width, node.LAST_STRIDE)
+    if node.PRETRAIN:
+        path = Path(node.PRETRAIN_PATH or f"pretrained/mobilenetv2_{width:.1f}.pth")
+        weights = read_weights(path, "put the MobileNetV2 ImageNet weights there (README, Pre-trained models)")
+        load_imagenet(model, {rename_imagenet(n): v for n, v in weights.items()}, str(path), cfg.MODEL.NORM)
+    return model

@@ -1,0 +1,162 @@
+"""ResNet, He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv 1512.03385).
+
+torchvision's names and strides, except that a shortcut's layers are called `downsample.conv` and `downsample.bn` and
+that the last stage's stride is an option.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Callable
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fastreid.layers import norm_factory
+from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
+from fastreid.modeling.backbones.pretrained import NO_PRETRAIN, load_imagenet, read_weights
+from fastreid.utils.errors import UserError
+
+NormFactory = Callable[[int], nn.Module]
+
+
+def shortcut(norm: NormFactory, c_in: int, c_out: int, stride: int) -> nn.Module | None:
+    """Return the projection of a block's input where its shape differs from the output's."""
+    if stride == 1 and c_in == c_out:
+        return None
+    conv = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, bn=norm(c_out)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (ResNet-18 and 34)."""
+
+    expansion = 1
+
+    def __init__(self, norm: NormFactory, c_in: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = norm(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = norm(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(norm, c_in, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1 reduction, 3x3 convolution (which carries the stride), 1x1 expansion (ResNet-50 and deeper)."""
+
+    expansion = 4
+
+    def __init__(self, norm: NormFactory, c_in: int, planes: int, stride: int):
+        super().__init__()
+        c_out = planes * self.expansion
+        self.conv1 = nn.Conv2d(c_in, planes, 1, bias=False)
+        self.bn1 = norm(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
+        self.bn2 = norm(planes)
+        self.conv3 = nn.Conv2d(planes, c_out, 1, bias=False)
+        self.bn3 = norm(c_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(norm, c_in, c_out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+# depth: (block, blocks in layer1..layer4)
+VARIANTS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """(N, 3, H, W) -> (N, C, H/16, W/16) with last_stride 1, H/32 with 2; C is 512 (18, 34) or 2048.
+
+    Args:
+        norm: constructor of the normalization layer by channel count.
+        depth: a key of `VARIANTS`.
+    """
+
+    def __init__(self, norm: NormFactory, depth: int = 50, last_stride: int = 1):
+        super().__init__()
+        block, counts = VARIANTS[depth]
+        self.variant = str(depth)
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        channels = 64
+        for index, (blocks, stride) in enumerate(zip(counts, (1, 2, 2, last_stride))):
+            planes = 64 * 2**index
+            stage = []
+            for position in range(blocks):
+                stage.append(block(norm, channels, planes, stride if position == 0 else 1))
+                channels = planes * block.expansion
+            self.add_module(f"layer{index + 1}", nn.Sequential(*stage))
+        self.out_channels = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+def rename_imagenet(name: str) -> str:
+    """Return the name here of a tensor of torchvision's files."""
+    return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.bn.")
+
+
+def torchvision_weights(depth: int) -> dict[str, Tensor]:
+    """Return torchvision's ImageNet weights, from torch.hub's cache or downloaded into it.
+
+    Raises:
+        UserError: they are not in the cache and cannot be downloaded.
+    """
+    # The first ImageNet recipe of torchvision, which the published numbers were made with.
+    weights = torchvision.models.get_model_weights(f"resnet{depth}").IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=True, map_location="cpu", weights_only=True)
+    except (URLError, OSError) as error:
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        raise UserError(
+            f"torchvision's ResNet-{depth} weights are not at {cache} and cannot be downloaded ({error}): put them "
+            f"there, name a file in MODEL.BACKBONE.PRETRAIN_PATH, {NO_PRETRAIN}"
+        ) from error
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_backbone(cfg) -> ResNet:
+    """Return a ResNet of `MODEL.BACKBONE.DEPTH`, with ImageNet weights if `MODEL.BACKBONE.PRETRAIN`.
+
+    Raises:
+        UserError: the weights are missing or of another depth, or an option has no such value.
+    """
+    node, norm = cfg.MODEL.BACKBONE, cfg.MODEL.NORM
+    if node.DEPTH not in VARIANTS:
+        raise UserError(f"MODEL.BACKBONE.DEPTH of ResNet must be one of {', '.join(map(str, VARIANTS))}; found {node.DEPTH}")
+    model = ResNet(norm_factory(norm.TYPE_BACKBONE, norm.BIN_INIT, norm.IN_FC_MULTIPLY), node.DEPTH, node.LAST_STRIDE)
+    if node.PRETRAIN:
+        path = node.PRETRAIN_PATH
+        where = "put torchvision's ResNet weights there"
+        weights = read_weights(Path(path), where) if path else torchvision_weights(node.DEPTH)
+        weights = {rename_imagenet(n): v for n, v in weights.items()}
+        load_imagenet(model, weights, path or f"torchvision's ResNet-{node.DEPTH}", norm)
+    return model

@@ -1,0 +1,42 @@
+"""Backbone and head as one module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastreid.modeling.backbones import build_backbone
+from fastreid.modeling.heads import HeadOutput, build_heads
+from fastreid.modeling.meta_arch.build import META_ARCH_REGISTRY
+from fastreid.utils.errors import UserError
+
+
+@META_ARCH_REGISTRY.register()
+class Metalearning(nn.Module):
+    """A batch -> test features (N, D) in evaluation mode, `HeadOutput` in training mode.
+
+    A batch is a dictionary with `images` (N, 3, H, W), RGB float 0..255, and in training mode `targets` (N,) long.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.backbone = build_backbone(cfg)
+        if self.backbone.out_channels != cfg.MODEL.HEADS.IN_FEAT:
+            raise UserError(
+                f"MODEL.HEADS.IN_FEAT must be {self.backbone.out_channels}, the channels of "
+                f"{type(self.backbone).__name__} with DEPTH {cfg.MODEL.BACKBONE.DEPTH}; found {cfg.MODEL.HEADS.IN_FEAT}"
+            )
+        self.heads = build_heads(cfg)
+        for name, values in (("pixel_mean", cfg.MODEL.PIXEL_MEAN), ("pixel_std", cfg.MODEL.PIXEL_STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor | HeadOutput:
+        images = batch["images"].to(self.device)
+        feature_map = self.backbone((images - self.pixel_mean) / self.pixel_std)
+        if not self.training:
+            return self.heads(feature_map)
+        return self.heads(feature_map, batch["targets"].to(self.device))

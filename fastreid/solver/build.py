@@ -1,0 +1,70 @@
+"""Optimizers: `optimizer_main` for the base model, `optimizer_norm` for the balancing parameters (gates)."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+import torch
+from torch import nn
+
+from fastreid.utils.errors import UserError
+
+# What a name in META.MODEL.META_COMPUTE_LAYER selects, by the parameter's name and number of dimensions.
+LAYER_GROUPS = {
+    "backbone_bn_gate": lambda name, ndim: name.startswith("backbone.") and is_gate(name),
+    "backbone_bn": lambda name, ndim: name.startswith("backbone.") and ndim == 1 and not is_gate(name),
+    "backbone_conv": lambda name, ndim: name.startswith("backbone.") and ndim == 4,
+    "heads": lambda name, ndim: name.startswith("heads."),
+}
+
+
+def is_gate(name: str) -> bool:
+    """Tell whether a parameter of that name is a balancing parameter."""
+    return name.rpartition(".")[2] == "gate"
+
+
+def gate_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the balancing parameters by name, in the model's order."""
+    return {name: p for name, p in model.named_parameters() if is_gate(name)}
+
+
+def main_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trained parameters that are not balancing parameters, by name, in the model's order."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and not is_gate(name)}
+
+
+def layer_parameters(model: nn.Module, groups: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Return the trained parameters that the names of `META.MODEL.META_COMPUTE_LAYER` select.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    for group in groups:
+        if group not in LAYER_GROUPS:
+            raise UserError(f"META.MODEL.META_COMPUTE_LAYER: names out of {', '.join(LAYER_GROUPS)}; found {group!r}")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p for name, p in trained.items() if any(LAYER_GROUPS[g](name, p.dim()) for g in groups)}
+
+
+def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer | None:
+    """Return the SGD optimizer called `which`, one parameter group per parameter as published checkpoints have it.
+
+    "main": every trained parameter but the gates, with momentum and weight decay; learning rate BASE_LR times the
+    factors for biases, backbone and heads. "norm": the gates, without either, at BASE_LR x LR_FACTOR.GATE; None for a
+    model that has no gates.
+    """
+    solver = cfg.SOLVER
+    if which == "norm":
+        lr = solver.BASE_LR * cfg.META.SOLVER.LR_FACTOR.GATE
+        groups = [{"params": [p], "lr": lr} for p in gate_parameters(model).values()]
+        return torch.optim.SGD(groups, lr=lr) if groups else None
+    if which != "main":
+        raise ValueError(f'an optimizer is called "main" or "norm"; found {which!r}')
+    groups = []
+    for name, parameter in main_parameters(model).items():
+        is_bias = name.endswith(".bias")
+        lr = solver.BASE_LR * (solver.BIAS_LR_FACTOR if is_bias else 1.0)
+        lr *= solver.BACKBONE_LR_FACTOR if name.startswith("backbone.") else solver.HEADS_LR_FACTOR
+        decay = solver.WEIGHT_DECAY_BIAS if is_bias else solver.WEIGHT_DECAY
+        groups.append({"params": [parameter], "lr": lr, "weight_decay": decay})
+    return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)

@@ -1,0 +1,172 @@
+"""Learning rate schedules, stepped every iteration, and the cycle of the inner step size.
+
+All are closed forms of the iteration, so that resuming needs no more than its number.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from fastreid.utils.errors import UserError
+
+
+class WarmupLR(LRScheduler):
+    """Base class: learning rate = warm-up factor x `decayed(initial rate)`.
+
+    Args:
+        warmup_iters: iterations until the warm-up factor is 1; 0: no warm-up.
+        warmup_factor: the factor at iteration 0. warmup_method: "linear" rises from it, "constant" holds it.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_iters: int, warmup_factor: float, warmup_method: str):
+        if warmup_method not in ("linear", "constant"):
+            raise UserError(f"SOLVER.WARMUP_METHOD must be linear or constant; found {warmup_method!r}")
+        self.warmup_iters, self.warmup_factor, self.warmup_method = warmup_iters, warmup_factor, warmup_method
+        super().__init__(optimizer)
+
+    def warmup(self) -> float:
+        """Return the warm-up factor of the present iteration."""
+        if self.last_epoch >= self.warmup_iters:
+            return 1.0
+        if self.warmup_method == "constant":
+            return self.warmup_factor
+        risen = self.last_epoch / self.warmup_iters
+        return self.warmup_factor * (1 - risen) + risen
+
+    def get_lr(self) -> list[float]:
+        return [self.warmup() * self.decayed(lr) for lr in self.base_lrs]
+
+    def decayed(self, lr: float) -> float:
+        raise NotImplementedError
+
+
+class WarmupMultiStepLR(WarmupLR):
+    """Multiply the rate by `gamma` at each of the iterations `milestones`."""
+
+    def __init__(self, optimizer: Optimizer, milestones: list[int], gamma: float, **warmup):
+        self.milestones, self.gamma = sorted(milestones), gamma
+        super().__init__(optimizer, **warmup)
+
+    def decayed(self, lr: float) -> float:
+        return lr * self.gamma ** bisect_right(self.milestones, self.last_epoch)
+
+
+class WarmupCosineAnnealingLR(WarmupLR):
+    """Hold the rate for `delay_iters` iterations, then let it fall to `eta_min_lr` along half a cosine until `max_iters`."""
+
+    def __init__(self, optimizer: Optimizer, max_iters: int, delay_iters: int, eta_min_lr: float, **warmup):
+        if delay_iters >= max_iters:
+            raise UserError(f"SOLVER.DELAY_ITERS must be below SOLVER.MAX_ITER; found {delay_iters} and {max_iters} iterations")
+        self.max_iters, self.delay_iters, self.eta_min_lr = max_iters, delay_iters, eta_min_lr
+        super().__init__(optimizer, **warmup)
+
+    def decayed(self, lr: float) -> float:
+        progress = max(self.last_epoch - self.delay_iters, 0) / (self.max_iters - self.delay_iters)
+        return self.eta_min_lr + (lr - self.eta_min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class ConstantLR(WarmupLR):
+    """The initial rate throughout, unless a warm-up is asked for."""
+
+    def decayed(self, lr: float) -> float:
+        return lr
+
+
+class TriangularLR(LRScheduler):
+    """A triangular cycle (Smith, arXiv 1506.01186) between rate / ratio and rate x ratio."""
+
+    def __init__(self, optimizer: Optimizer, period: int, up_ratio: float, ratio: float):
+        self.period, self.up_ratio, self.ratio = period, up_ratio, ratio
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        rise = triangle(self.last_epoch, self.period, self.up_ratio)
+        return [lr / self.ratio + (lr * self.ratio - lr / self.ratio) * rise for lr in self.base_lrs]
+
+
+def triangle(step: int, period: int, up_ratio: float) -> float:
+    """Return the height in 0..1 of a triangular wave at `step`; it starts at 0 and rises for up_ratio x period steps."""
+    position, top = step % period, up_ratio * period
+    return position / top if position <= top and top else (period - position) / (period - top)
+
+
+def cycle_period(cfg) -> int:
+    """Return the meta steps in one period of the inner step's cycle: iterations per epoch / PERIOD_PER_EPOCH, at least 2."""
+    per_epoch = cfg.META.SOLVER.LR_FACTOR.META_CYCLIC_PERIOD_PER_EPOCH
+    if per_epoch <= 0 or cfg.SOLVER.ITERS_PER_EPOCH <= 0:
+        raise UserError(
+            "the cycle of the inner step needs SOLVER.ITERS_PER_EPOCH and META.SOLVER.LR_FACTOR."
+            f"META_CYCLIC_PERIOD_PER_EPOCH above 0; found {cfg.SOLVER.ITERS_PER_EPOCH} and {per_epoch}"
+        )
+    return max(2, int(cfg.SOLVER.ITERS_PER_EPOCH / per_epoch))
+
+
+class InnerRatio:
+    """The inner update's step size over the gates' learning rate, advanced once before each meta step.
+
+    `META.SOLVER.LR_FACTOR.META` if that is not 0, else a triangular cycle between MIDDLE_LR / RATIO and
+    MIDDLE_LR x RATIO.
+    """
+
+    def __init__(self, cfg):
+        node = cfg.META.SOLVER.LR_FACTOR
+        self.steps = 0
+        self.fixed = node.META
+        if not self.fixed:
+            self.low = node.META_CYCLIC_MIDDLE_LR / node.META_CYCLIC_RATIO
+            self.high = node.META_CYCLIC_MIDDLE_LR * node.META_CYCLIC_RATIO
+            self.up_ratio, self.period = node.META_CYCLIC_UP_RATIO, cycle_period(cfg)
+
+    @property
+    def value(self) -> float:
+        if self.fixed:
+            return self.fixed
+        return self.low + (self.high - self.low) * triangle(self.steps, self.period, self.up_ratio)
+
+    def advance(self) -> float:
+        """Go one meta step on and return the new value."""
+        self.steps += 1
+        return self.value
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+
+def build_lr_scheduler(cfg, optimizer: Optimizer, which: str) -> LRScheduler:
+    """Return the schedule of the optimizer called `which`, "main" or "norm".
+
+    `SOLVER.SCHED` is the main one. `META.SOLVER.NORM_SCHEDULER` is the gates': "equal" is constant, "same" the main
+    schedule, "no_warm" the same without warm-up, "cyclic" the inner step's triangle around the gates' rate.
+    Iterations, not epochs, are expected in `cfg`.
+    """
+    solver = cfg.SOLVER
+    warmup = {
+        "warmup_iters": int(solver.WARMUP_ITERS),
+        "warmup_factor": solver.WARMUP_FACTOR,
+        "warmup_method": solver.WARMUP_METHOD,
+    }
+    if which == "norm":
+        kind = cfg.META.SOLVER.NORM_SCHEDULER
+        if kind == "equal":
+            return ConstantLR(optimizer, **{**warmup, "warmup_iters": 0})
+        if kind == "cyclic":
+            factor = cfg.META.SOLVER.LR_FACTOR
+            return TriangularLR(optimizer, cycle_period(cfg), factor.META_CYCLIC_UP_RATIO, factor.META_CYCLIC_RATIO)
+        if kind == "no_warm":
+            warmup["warmup_iters"] = 0
+        elif kind != "same":
+            raise UserError(f"META.SOLVER.NORM_SCHEDULER must be equal, same, no_warm or cyclic; found {kind!r}")
+    if solver.SCHED == "WarmupMultiStepLR":
+        return WarmupMultiStepLR(optimizer, [int(s) for s in solver.STEPS], solver.GAMMA, **warmup)
+    if solver.SCHED == "WarmupCosineAnnealingLR":
+        return WarmupCosineAnnealingLR(
+            optimizer, int(solver.MAX_ITER), int(solver.DELAY_ITERS), solver.ETA_MIN_LR, **warmup
+        )
+    raise UserError(f"SOLVER.SCHED must be WarmupMultiStepLR or WarmupCosineAnnealingLR; found {solver.SCHED!r}")

@@ -1,0 +1,67 @@
+"""Learning rates and the inner step's cycle against the published program's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastreid.config import get_cfg
+from fastreid.solver import InnerRatio, build_lr_scheduler
+
+VECTORS = np.load(Path(__file__).parents[1] / "golden" / "schedules.npz")
+
+
+def config(*options):
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 100, "SOLVER.DELAY_ITERS", 30, "SOLVER.ITERS_PER_EPOCH", 20, *options])
+    return cfg
+
+
+def rates(cfg, which, lr=0.01, n=100):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    schedule = build_lr_scheduler(cfg, optimizer, which)
+    used = []
+    for _ in range(n):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return used
+
+
+@pytest.mark.parametrize(
+    "name, sched, which",
+    [
+        ("multistep", "WarmupMultiStepLR", "main"),
+        ("cosine", "WarmupCosineAnnealingLR", "main"),
+        ("gate_equal", "WarmupMultiStepLR", "norm"),
+    ],
+)
+def test_schedule_matches_the_published_one(name, sched, which):
+    np.testing.assert_allclose(rates(config("SOLVER.SCHED", sched), which), VECTORS[name], rtol=0, atol=1e-12)
+
+
+def test_inner_ratio_cycle_matches_the_published_one():
+    ratio = InnerRatio(config())
+    expected = VECTORS["inner_ratio_cyclic_iters_per_epoch=20"]
+    np.testing.assert_allclose([ratio.advance() for _ in expected], expected, rtol=0, atol=1e-12)
+
+
+def test_fixed_inner_ratio_needs_no_cycle():
+    ratio = InnerRatio(config("META.SOLVER.LR_FACTOR.META", 0.5, "SOLVER.ITERS_PER_EPOCH", 0))
+    assert [ratio.advance(), ratio.advance()] == [0.5, 0.5]
+
+
+def test_gate_schedules_differ_as_named():
+    main = rates(config(), "main")
+    assert rates(config("META.SOLVER.NORM_SCHEDULER", "same"), "norm") == main
+    no_warm = rates(config("META.SOLVER.NORM_SCHEDULER", "no_warm"), "norm")
+    assert no_warm[0] == 0.01 and no_warm[10:] == main[10:]
+    cyclic = rates(config("META.SOLVER.NORM_SCHEDULER", "cyclic"), "norm", n=101)
+    assert min(cyclic) == pytest.approx(0.001) and max(cyclic) == pytest.approx(0.1)
+    assert cyclic[50] == max(cyclic) and cyclic[100] == cyclic[0]
+
+
+def test_warmup_method_and_factor_are_read():
+    constant = rates(config("SOLVER.WARMUP_METHOD", "constant", "SOLVER.WARMUP_FACTOR", 0.5), "main")
+    assert constant[:11] == [0.005] * 10 + [0.01]
