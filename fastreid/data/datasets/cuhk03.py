@@ -1,0 +1,119 @@
+"""CUHK03, all images or the new 767/700 protocol."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from fastreid.data.datasets.bases import Items, ReidDataset, Split, TestSet
+from fastreid.data.datasets.files import image_names, load_mat
+from fastreid.utils.errors import UserError
+
+PERSON_RANGE = 1_000_000  # people are numbered anew in each camera pair: identity = pair * PERSON_RANGE + number
+INDEX_KEYS = ("train_idx", "query_idx", "gallery_idx")
+
+
+class DGCUHK03Detected(ReidDataset):
+    """CUHK03 as a source domain: five pairs of cameras, boxes of a person detector.
+
+    Reference: W. Li et al., "DeepReID: Deep Filter Pairing Neural Network for Person Re-identification", CVPR 2014.
+    URL: http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html
+    Statistics: 1,467 people; 14,097 detected or 14,096 labelled boxes.
+    Licence: for academic use, on request from the authors.
+    Files: images_detected/`1_001_2_07.png` = pair 1, person 1, view 2, image 7, extracted from
+    cuhk03_release/cuhk-03.mat; cameras are numbered 0..9.
+    """
+
+    folder = "cuhk03"
+    boxes: ClassVar[str] = "detected"
+    test_name = "CUHK03"
+    pattern = re.compile(r"(?P<pair>\d{1,6})_(?P<person>\d{1,6})_(?P<view>[12])_\d")
+    example = "1_001_2_07.png (pair, person, view, index)"
+
+    def train(self) -> Items:
+        """All images."""
+        return self.read_images(self.subfolder(f"images_{self.boxes}"), self.pattern, self.example, _pid_and_camid)
+
+
+class DGCUHK03Labeled(DGCUHK03Detected):
+    """CUHK03 as a source domain, with hand-drawn boxes; the rest as DGCUHK03Detected."""
+
+    boxes = "labeled"
+    test_name = "CUHK03_labeled"
+
+
+class CUHK03(ReidDataset):
+    """CUHK03 with the new protocol, 767 people to train on and 700 to test on; boxes of a person detector.
+
+    Reference: W. Li et al., CVPR 2014, as above; for the protocol Z. Zhong et al., "Re-ranking Person Re-identification
+    with k-reciprocal Encoding", CVPR 2017.
+    URL: https://github.com/zhunzhong07/person-re-ranking/tree/master/CUHK03-NP
+    Statistics: train 7,365 images, query 1,400, gallery 5,332 (detected); 7,368, 1,400 and 5,328 (labelled).
+    Licence: for academic use, on request from the authors.
+    Files: cuhk03_new_protocol_config_detected.mat (MATLAB v5: filelist, labels and camId per image;
+    train_idx, query_idx and gallery_idx from 1) and the images it names in images_detected.
+    """
+
+    folder = "cuhk03"
+    boxes: ClassVar[str] = "detected"
+
+    @property
+    def protocol_path(self) -> Path:
+        """The file that defines the protocol."""
+        return self.path / f"cuhk03_new_protocol_config_{self.boxes}.mat"
+
+    @cached_property
+    def protocol(self) -> tuple[Items, dict[str, np.ndarray]]:
+        """All images and the three index arrays, from 0; raises UserError if the file and the images disagree."""
+        folder = self.subfolder(f"images_{self.boxes}")
+        mat = load_mat(self.name, self.protocol_path, ("filelist", "labels", "camId", *INDEX_KEYS))
+        try:
+            names = [str(np.asarray(cell).item()).strip() for cell in mat["filelist"].ravel()]
+            pids, camids, *indices = (mat[key].ravel().astype(np.int64) for key in ("labels", "camId", *INDEX_KEYS))
+        except (TypeError, ValueError) as error:
+            raise self.bad_protocol("filelist must hold file names, the other variables numbers") from error
+        if not len(names) == len(pids) == len(camids):
+            raise self.bad_protocol(f"filelist, labels and camId must be equally long, found {len(names)}, {len(pids)} "
+                                    f"and {len(camids)}")
+        if len(names) and camids.min() < 0:
+            raise self.bad_protocol(f"camId must not be negative, found {camids.min()}")
+        for key, index in zip(INDEX_KEYS, indices, strict=True):
+            if not len(index) or index.min() < 1 or index.max() > len(names):
+                raise self.bad_protocol(f"{key} must hold positions from 1 to {len(names)}, with one at least")
+        absent = sorted(set(names).difference(image_names(self.name, folder)))
+        if absent:
+            raise UserError(f"{self.name}: {folder} lacks {len(absent)} of the {len(names)} images that "
+                            f"{self.protocol_path.name} names, the first being {absent[0]}: extract them again")
+        items = Items(np.array([f"{folder}/{name}" for name in names], dtype=np.str_), pids, camids)
+        return items, {key: index - 1 for key, index in zip(INDEX_KEYS, indices, strict=True)}
+
+    def train(self) -> Items:
+        """The images of the training people."""
+        items, indices = self.protocol
+        return items[indices["train_idx"]]
+
+    def test(self) -> TestSet:
+        """The protocol's query and gallery."""
+        items, indices = self.protocol
+        query, gallery = indices["query_idx"], indices["gallery_idx"]
+        used, position = np.unique(np.concatenate([query, gallery]), return_inverse=True)
+        return TestSet(items[used], [Split("split_1", position[:len(query)], position[len(query):])])
+
+    def bad_protocol(self, reason: str) -> UserError:
+        """The error that the protocol file is not what it should be."""
+        return UserError(f"{self.name}: {self.protocol_path} is not a CUHK03 protocol file: {reason}; get it again")
+
+
+class CUHK03Labeled(CUHK03):
+    """CUHK03 with the new protocol and hand-drawn boxes; the rest as CUHK03."""
+
+    boxes = "labeled"
+
+
+def _pid_and_camid(match: re.Match) -> tuple[int, int]:
+    pair, person, view = int(match["pair"]), int(match["person"]), int(match["view"])
+    return pair * PERSON_RANGE + person, 2 * (pair - 1) + view - 1

@@ -1,0 +1,119 @@
+"""Finding and listing a data set's folders and files, with errors that say what to do."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastreid.utils.errors import UserError
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
+ROOT_ADVICE = "set FASTREID_DATASETS to the folder that holds the data sets, or link it with " \
+              "'sh symbolic_link_dataset.sh <folder>'"
+
+
+def datasets_root() -> Path:
+    """The folder that holds the data sets: $FASTREID_DATASETS, or `datasets` in the current folder."""
+    return Path(os.environ.get("FASTREID_DATASETS") or "datasets").expanduser()
+
+
+def require_dataset_folder(name: str, root: Path, candidates: Sequence[str]) -> Path:
+    """The first of `candidates` that is a folder under `root`; raises UserError with the likely mistake if none is."""
+    if not root.is_dir():
+        raise UserError(f"{name}: the data root {root} is missing{_broken_link(root)}: {ROOT_ADVICE}")
+    for candidate in candidates:
+        if (root / candidate).is_dir():
+            return root / candidate
+    expected = " or ".join(f"{root / candidate}" for candidate in candidates)
+    found = next(filter(None, (_mistake(root / candidate) for candidate in candidates)), "")
+    raise UserError(f"{name}: the data set's folder {expected} is missing{found}: put it there, or {ROOT_ADVICE}")
+
+
+def require_subfolder(name: str, folder: Path) -> Path:
+    """`folder` itself if it is one; raises UserError saying what is in its place otherwise."""
+    if folder.is_dir():
+        return folder
+    mistake = _mistake(folder)
+    if not mistake and folder.parent.is_dir():
+        entries = sorted(entry.name + "/" * entry.is_dir() for entry in folder.parent.iterdir())
+        shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
+        mistake = f" ({folder.parent} holds {shown})" if entries else f" ({folder.parent} is empty)"
+    raise UserError(f"{name}: the folder {folder} is missing{mistake}: check that the data set was unpacked whole")
+
+
+def require_file(name: str, path: Path) -> Path:
+    """`path` itself if it is a file; raises UserError otherwise."""
+    if not path.is_file():
+        raise UserError(f"{name}: the file {path} is missing: check that the data set was unpacked whole")
+    return path
+
+
+def image_names(name: str, folder: Path) -> list[str]:
+    """The image file names in `folder`, sorted; hidden files and other kinds of files are passed over.
+
+    Raises UserError if the folder is missing, cannot be read or has no images.
+    """
+    require_subfolder(name, folder)
+    try:
+        with os.scandir(folder) as entries:
+            files = [entry.name for entry in entries if entry.is_file()]
+    except OSError as error:
+        raise UserError(f"{name}: cannot list the folder {folder} ({error.strerror}): check its permissions") from error
+    images = sorted(file for file in files if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."))
+    if not images:
+        raise UserError(f"{name}: the folder {folder} has no images: expected {', '.join(IMAGE_SUFFIXES)} files, "
+                        f"found {len(files)} other files")
+    return images
+
+
+def load_mat(name: str, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read variables of a MATLAB v5 file; raises UserError if it is missing, unreadable or lacks a variable."""
+    from scipy.io import loadmat  # imported late: only two data sets need it, and it takes a while
+    from scipy.io.matlab import MatReadError
+
+    require_file(name, path)
+    try:
+        variables = loadmat(path, variable_names=list(keys))
+    except (MatReadError, ValueError, TypeError, NotImplementedError, OSError, zlib.error) as error:
+        raise UserError(f"{name}: cannot read {path} as a MATLAB v5 file ({error}): unpack it again") from error
+    for key in keys:
+        if key not in variables:
+            raise UserError(f"{name}: {path} has no variable {key}: expected {', '.join(keys)}; unpack it again")
+    return {key: variables[key] for key in keys}
+
+
+def _broken_link(path: Path) -> str:
+    """The remark that `path` is a symbolic link to nowhere, or nothing."""
+    return f" (it is a link to {os.readlink(path)}, which is not there)" if path.is_symlink() else ""
+
+
+def _mistake(expected: Path) -> str:
+    """Why the folder `expected` is probably not found: a dangling link, a file, or another spelling of the name."""
+    if expected.is_symlink():
+        return _broken_link(expected)
+    if expected.exists():
+        return " (it is a file, not a folder)"
+    if not expected.parent.is_dir():
+        return ""
+    siblings = sorted(entry.name for entry in expected.parent.iterdir() if entry.is_dir())
+    alike = [sibling for sibling in siblings if _alike(sibling, expected.name)]
+    nearest = difflib.get_close_matches(expected.name, alike, n=1, cutoff=0.0)
+    return f" (found {nearest[0]}/, expected {expected.name}/)" if nearest else ""
+
+
+def _alike(found: str, expected: str) -> bool:
+    """Whether two folder names are spellings of one: equal but for signs, one within the other, or a typing slip."""
+    found, expected = (re.sub(r"[\W_]", "", folder.lower()) for folder in (found, expected))
+    if found == expected:
+        return True
+    if min(len(found), len(expected)) >= 4 and (found in expected or expected in found):
+        return True
+    # With other digits it is another data set (cuhk02 and cuhk03), not a slip.
+    same_digits = re.sub(r"\D", "", found) == re.sub(r"\D", "", expected)
+    return same_digits and difflib.SequenceMatcher(None, found, expected).ratio() >= 0.75

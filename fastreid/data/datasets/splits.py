@@ -1,0 +1,132 @@
+"""Random splits that are drawn once, are the same on every machine, and are kept in a JSON file beside the images.
+
+File format (`splits.json`, `splits_single_shot.json`): a list with one object per split,
+
+    [{"name": "split_1", "query": ["cam_a/000_45.bmp", ...], "gallery": ["cam_b/000_90.bmp", ...]}, ...]
+
+where file names are relative to the folder of the JSON file, with forward slashes. Files in the layout that the
+published programs wrote are read too: there an entry of query or gallery is a row [path, identity, camera], of which
+the last parts of the path are used, and there is no name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fastreid.data.datasets.bases import Split
+from fastreid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+NUM_SPLITS = 10
+SEED = 2020
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NamedSplit:
+    """A split by file names relative to the data set's folder."""
+
+    name: str
+    query: list[str]
+    gallery: list[str]
+
+
+def shuffled(values: Sequence[T], purpose: str) -> list[T]:
+    """The values in a random order that depends on nothing but their order and `purpose`.
+
+    Sorting by Random.random() rather than Random.shuffle(): only the sequence of random() is promised to stay the same
+    in every version of Python.
+    """
+    generator = random.Random(f"{SEED}/{purpose}")
+    keys = [generator.random() for _ in values]
+    return [values[index] for index in sorted(range(len(values)), key=keys.__getitem__)]
+
+
+def stored_splits(path: Path, known: Sequence[str], draw: Callable[[], list[NamedSplit]],
+                  expand: Callable[[dict], dict] = lambda entry: entry) -> list[NamedSplit]:
+    """The splits in the file `path`; without one they are drawn and the file is written.
+
+    known: file names that splits may use. expand: turns an entry of another layout into one with query and gallery.
+    Raises UserError if an existing file cannot be used. A file that cannot be written is a warning only, since the same
+    splits are drawn again next time.
+    """
+    if path.exists():
+        return _read(path, known, expand)
+    splits = draw()
+    _write(path, splits)
+    return splits
+
+
+def index_splits(splits: Sequence[NamedSplit], names: Sequence[str]) -> list[Split]:
+    """Splits as indices into `names`."""
+    index = {name: number for number, name in enumerate(names)}
+    return [Split(split.name,
+                  np.array([index[name] for name in split.query], dtype=np.int64),
+                  np.array([index[name] for name in split.gallery], dtype=np.int64)) for split in splits]
+
+
+def unusable(path: Path, reason: str) -> UserError:
+    """The error that an existing splits file cannot be used."""
+    return UserError(f"the splits file {path} cannot be used: {reason}; fix it, or delete it to have it made again")
+
+
+def _write(path: Path, splits: Sequence[NamedSplit]) -> None:
+    text = json.dumps([vars(split) for split in splits], indent=1) + "\n"
+    # A name of its own per writer, so that processes starting together never see or rename half a file.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        logger.warning("cannot write %s (%s): using the splits from memory; they are the same at every run", path,
+                       error.strerror or error)
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _read(path: Path, known: Sequence[str], expand: Callable[[dict], dict]) -> list[NamedSplit]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise unusable(path, f"it cannot be read as JSON ({error})") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise unusable(path, "expected a list of objects with query and gallery")
+    if len(entries) != NUM_SPLITS:
+        raise unusable(path, f"expected {NUM_SPLITS} splits, found {len(entries)}")
+    valid, depth = set(known), known[0].count("/") + 1
+    splits = []
+    for number, entry in enumerate(entries, start=1):
+        entry = expand(entry)
+        name = str(entry.get("name", f"split_{number}"))
+        parts = {part: _file_names(path, name, part, entry.get(part), depth) for part in ("query", "gallery")}
+        for part, names in parts.items():
+            absent = [file_name for file_name in names if file_name not in valid]
+            if absent:
+                raise unusable(path, f"{part} of {name} names {absent[0]}, which is not among the images of "
+                                      f"{path.parent} ({len(absent)} such names)")
+        splits.append(NamedSplit(name, **parts))
+    return splits
+
+
+def _file_names(path: Path, split: str, part: str, entries: Any, depth: int) -> list[str]:
+    """File names out of a list of names or of [path, identity, camera] rows."""
+    if not isinstance(entries, list) or not entries:
+        raise unusable(path, f"{part} of {split} must be a list of file names, with one at least")
+    names = []
+    for entry in entries:
+        file_name = entry[0] if isinstance(entry, list) and entry else entry
+        if not isinstance(file_name, str):
+            raise unusable(path, f"{part} of {split} holds {entry!r} where a file name is expected")
+        names.append("/".join(file_name.replace("\\", "/").split("/")[-depth:]))
+    return names

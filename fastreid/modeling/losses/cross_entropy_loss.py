@@ -1,0 +1,29 @@
+"""Cross entropy with fixed or adaptive label smoothing."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .pairwise import full_precision
+
+
+@full_precision
+def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float, alpha: float = 0.2) -> Tensor:
+    """Return the label-smoothed cross entropy, averaged over the samples whose loss is not 0.
+
+    The target distribution is 1 - eps for the true class and eps / (K - 1) for each other one (Szegedy et al., CVPR
+    2016). A negative `eps` makes the smoothing adaptive: each sample's own is `alpha` times the probability that the
+    model gives to the true class, taken as a constant.
+
+    Args:
+        logits: (N, K) class scores.
+        targets: (N,) class indices, long, 0..K-1.
+        eps: smoothing in [0, 1), or negative for adaptive smoothing.
+        alpha: strength of the adaptive smoothing; not used when `eps` >= 0.
+    """
+    log_prob = F.log_softmax(logits, dim=1)
+    log_prob_true = log_prob.gather(1, targets.unsqueeze(1)).squeeze(1)
+    log_prob_others = log_prob.sum(1) - log_prob_true
+    smoothing = alpha * log_prob_true.detach().exp() if eps < 0 else eps
+    others = max(logits.shape[1] - 1, 1)
+    loss = -(1 - smoothing) * log_prob_true - smoothing / others * log_prob_others
+    return loss.sum() / (loss != 0).sum().clamp(min=1)
