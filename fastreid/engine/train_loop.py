@@ -1,0 +1,331 @@
+"""The training loop, and MetaBIN's two steps.
+
+`TrainerBase` owns the loop and knows nothing of models; everything periodic is a hook (engine/hooks.py).
+`SimpleTrainer` holds the algorithm of "Meta Batch-Instance Normalization for Generalizable Person Re-Identification"
+(CVPR 2021, arXiv 2011.14670): base steps train the model, meta steps train only the balancing parameters (gates).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fastreid.layers import running_stats
+from fastreid.modeling.losses.build import build_losses
+from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, main_parameters
+from fastreid.solver.lr_scheduler import InnerRatio
+from fastreid.utils.errors import UserError
+from fastreid.utils.events import EventStorage
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Any]  # images (N, 3, H, W) float 0..255; targets, camids, domains (N,) long; img_paths list of N
+Losses = dict[str, Tensor]
+Parameters = dict[str, Tensor]
+
+
+class NonFiniteLossError(UserError):
+    """A loss became infinite or not a number; the weights were not updated with it."""
+
+
+class HookBase:
+    """What may happen around iterations. The trainer is in `self.trainer`."""
+
+    trainer: TrainerBase
+
+    def before_train(self) -> None: ...
+
+    def before_step(self) -> None: ...
+
+    def after_step(self) -> None: ...
+
+    def after_train(self) -> None: ...
+
+    def state_dict(self) -> dict:
+        """Return what a resumed run needs to go on from here."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
+class TrainerBase:
+    """A loop over iterations with hooks."""
+
+    def __init__(self) -> None:
+        self.hooks: list[HookBase] = []
+        self.iter = self.start_iter = 0
+        self.max_iter = 0
+        self.storage = EventStorage()
+
+    def register_hooks(self, hooks: Iterable[HookBase]) -> None:
+        """Append hooks; they run in this order."""
+        for hook in hooks:
+            hook.trainer = self
+            self.hooks.append(hook)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run iterations start_iter .. max_iter - 1. `after_train` of the hooks runs only if all of them ended well."""
+        logger.info(f"training from iteration {start_iter} to {max_iter}")
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        self.storage.iter = start_iter
+        for hook in self.hooks:
+            hook.before_train()
+        for self.iter in range(start_iter, max_iter):
+            self.storage.iter = self.iter
+            for hook in self.hooks:
+                hook.before_step()
+            self.run_step()
+            for hook in self.hooks:
+                hook.after_step()
+        self.iter = max_iter
+        for hook in self.hooks:
+            hook.after_train()
+
+    def run_step(self) -> None:
+        raise NotImplementedError
+
+
+class SimpleTrainer(TrainerBase):
+    """MetaBIN's iteration: base steps, then meta steps.
+
+    Args:
+        base_loader, meta_loader: iterables of batches, started again when they end; no meta step without a meta loader.
+        optimizer_main, optimizer_norm: see `build_optimizer`; None where there is nothing to train.
+
+    Raises:
+        UserError: the options do not fit together, for example a meta loader for a model without gates.
+    """
+
+    def __init__(
+        self,
+        cfg,
+        model: nn.Module,
+        base_loader: Iterable[Batch],
+        meta_loader: Iterable[Batch] | None,
+        optimizer_main: torch.optim.Optimizer,
+        optimizer_norm: torch.optim.Optimizer | None,
+    ):
+        super().__init__()
+        self.cfg, self.model = cfg, model
+        self.optimizer_main, self.optimizer_norm = optimizer_main, optimizer_norm
+        self.base_batches, self.meta_batches = batches(base_loader), batches(meta_loader)
+        self.device = next(model.parameters()).device
+        # A cuda config that fell back to the CPU trains in float32: half precision is slow and untested on old CPUs.
+        self.amp = cfg.SOLVER.AMP and not (self.device.type == "cpu" and cfg.MODEL.DEVICE.startswith("cuda"))
+        self.amp_dtype = torch.bfloat16 if self.device.type == "cpu" else torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
+
+        self.gates = gate_parameters(model)
+        self.main = main_parameters(model)
+        self.base_loss = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
+        self.has_meta_step = meta_loader is not None
+        if self.has_meta_step:
+            self.prepare_meta_learning()
+
+    def prepare_meta_learning(self) -> None:
+        """Choose the parameters of the inner and the outer update, and check that they and the domains exist."""
+        cfg = self.cfg
+        self.mtrain_loss = build_losses(cfg, cfg.META.LOSS.MTRAIN_NAME, "META.LOSS.MTRAIN_NAME")
+        self.mtest_loss = build_losses(cfg, cfg.META.LOSS.MTEST_NAME, "META.LOSS.MTEST_NAME")
+        self.inner_ratio = InnerRatio(cfg)
+        self.domain_rng = torch.Generator().manual_seed(max(cfg.SEED, 0))
+        if cfg.META.MODEL.ALL_PARAMS:
+            self.inner_parameters = self.outer_parameters = {**self.main, **self.gates}
+        else:
+            self.inner_parameters = layer_parameters(self.model, cfg.META.MODEL.META_COMPUTE_LAYER)
+            self.outer_parameters = self.gates
+        if not self.outer_parameters or not self.inner_parameters:
+            raise UserError(
+                "META.DATA.NAMES asks for meta steps, but the model has no gates to train with them: choose BIN_gate1 "
+                f"or BIN_gate2 as MODEL.NORM.TYPE_BACKBONE (found {cfg.MODEL.NORM.TYPE_BACKBONE}), set "
+                "META.MODEL.ALL_PARAMS True, or set META.DATA.NAMES ''"
+            )
+        domains, mtrain = cfg.META.DATA.NUM_DOMAINS, cfg.META.SOLVER.MTRAIN.NUM_DOMAIN
+        if domains < 2:
+            raise UserError(
+                f"a meta step needs at least two domains, found {domains}: name more data sets in META.DATA.NAMES, set "
+                "DATALOADER.CAMERA_TO_DOMAIN True to make each camera a domain, or set META.DATA.NAMES ''"
+            )
+        if not 1 <= mtrain < domains:
+            raise UserError(
+                f"META.SOLVER.MTRAIN.NUM_DOMAIN must be from 1 to {domains - 1}, so that of {domains} domains at least "
+                f"one is left for meta-test; found {mtrain}"
+            )
+
+    def run_step(self) -> None:
+        """Run one iteration: base steps (more of them in iteration 0), then meta steps."""
+        init = self.cfg.META.SOLVER.INIT
+        for _ in range(init.FIRST_INNER_LOOP if self.iter == 0 and self.has_meta_step else init.INNER_LOOP):
+            self.storage.put_scalars(self.run_step_meta_learning1())
+        if self.has_meta_step:
+            for _ in range(init.OUTER_LOOP):
+                self.storage.put_scalars(self.run_step_meta_learning2())
+
+    def run_step_meta_learning1(self) -> dict[str, float]:
+        """Update the base model by one batch; the gates too, if there are no meta steps to train them.
+
+        Returns:
+            the losses, as {"base/loss_cls": value, ...}
+        """
+        batch = self.next_batch(self.base_batches)
+        with running_stats(self.model, "general"):
+            losses = self.compute_losses(batch, self.base_loss)
+        values = self.finite({f"base/{name}": loss for name, loss in losses.items()}, batch)
+        learned = self.main if self.has_meta_step else {**self.main, **self.gates}
+        self.step(sum(losses.values()), learned)
+        return values
+
+    def run_step_meta_learning2(self) -> dict[str, float]:
+        """Update the balancing parameters (gates) by one simulated domain shift.
+
+        Returns:
+            the losses, as {"mtrain/loss_stc": value, ..., "mtest/loss_triplet_mtest": value}
+        """
+        batch = self.next_batch(self.meta_batches)
+        mtrain_domains, mtest_domains = self.split_domains()
+        mtrain, mtest = select_domains(batch, mtrain_domains), select_domains(batch, mtest_domains)
+        ratio = self.inner_ratio.advance()
+        with running_stats(self.model, "hold"):
+            inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
+            fast = self.inner_update(sum(inner.values()), ratio)
+            outer = self.compute_losses(mtest, self.mtest_loss, fast)  # virtual unseen domains
+        losses = {f"mtrain/{name}": loss for name, loss in inner.items()}
+        losses |= {f"mtest/{name}": loss for name, loss in outer.items()}
+        values = self.finite(losses, batch)
+        total = sum(outer.values())
+        if self.cfg.META.LOSS.COMBINED:
+            total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
+        self.step(total, self.outer_parameters)
+        return values
+
+    def split_domains(self) -> tuple[list[int], list[int]]:
+        """Return the meta-train and the meta-test domains of one meta step, drawn at random."""
+        meta = self.cfg.META
+        order = torch.randperm(meta.DATA.NUM_DOMAINS, generator=self.domain_rng).tolist()
+        mtest = order[meta.SOLVER.MTRAIN.NUM_DOMAIN :]
+        return order[: meta.SOLVER.MTRAIN.NUM_DOMAIN], mtest[:1] if meta.SOLVER.MTEST.ONLY_ONE_DOMAIN else mtest
+
+    def compute_losses(self, batch: Batch, losses: Callable[..., Losses], params: Parameters | None = None) -> Losses:
+        """Return the losses of a batch, with `params` in the place of the model's parameters of the same names."""
+        self.model.train()
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp):
+            outputs = functional_call(self.model, params or {}, (batch,))
+            return losses(outputs, batch["targets"], batch["domains"])
+
+    def inner_update(self, loss: Tensor, ratio: float) -> Parameters:
+        """Return the parameters after one step down the meta-train loss: g' = clamp(g - s * gradient, 0, 1).
+
+        The step size s is the parameter's learning rate times `ratio`. The clamp, which only gates need, passes
+        gradients through unchanged. The gradient is a constant unless a second-order update is asked for.
+        """
+        meta = self.cfg.META
+        second_order = meta.SOLVER.MTRAIN.SECOND_ORDER and not meta.SOLVER.STOP_GRADIENT
+        late_scale = 1.0 if meta.SOLVER.EARLY_SCALE else self.scaler.get_scale()
+        gradients = torch.autograd.grad(
+            loss * late_scale,
+            list(self.inner_parameters.values()),
+            create_graph=second_order,
+            retain_graph=second_order or meta.LOSS.COMBINED,
+            allow_unused=True,  # the classifier, when no meta-train loss looks at the logits
+        )
+        rates = self.learning_rates()
+        fast: Parameters = {}
+        for (name, parameter), gradient in zip(self.inner_parameters.items(), gradients):
+            if gradient is None:
+                continue
+            moved = parameter - rates[parameter] * ratio / late_scale * gradient
+            fast[name] = StraightThroughClamp.apply(moved) if is_gate(name) else moved
+        return fast
+
+    def learning_rates(self) -> dict[nn.Parameter, float]:
+        """Return the present learning rate of every trained parameter."""
+        optimizers = [o for o in (self.optimizer_main, self.optimizer_norm) if o is not None]
+        return {p: group["lr"] for o in optimizers for group in o.param_groups for p in group["params"]}
+
+    def step(self, loss: Tensor, learned: Parameters) -> None:
+        """Step the optimizers of the parameters `learned`, for which alone gradients are computed; clamp the gates."""
+        parameters = list(learned.values())
+        for parameter in parameters:
+            parameter.grad = None
+        self.scaler.scale(loss).backward(inputs=parameters)
+        if any(not is_gate(name) for name in learned):
+            self.scaler.step(self.optimizer_main)
+        if any(is_gate(name) for name in learned):
+            self.scaler.step(self.optimizer_norm)
+            with torch.no_grad():
+                for gate in self.gates.values():
+                    gate.clamp_(0, 1)
+        self.scaler.update()
+
+    def next_batch(self, source: Iterator[Batch]) -> Batch:
+        """Return the next batch with its tensors on the model's device; count the seconds spent waiting for it."""
+        start = time.perf_counter()
+        batch = next(source)
+        self.storage.add_to("data_time", time.perf_counter() - start)
+        return {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    def finite(self, losses: Losses, batch: Batch) -> dict[str, float]:
+        """Return the losses as numbers.
+
+        Raises:
+            NonFiniteLossError: one is not finite; the message has the iteration, the losses and the images.
+        """
+        values = dict(zip(losses, torch.stack([loss.detach().double() for loss in losses.values()]).tolist()))
+        bad = [f"{name} = {value}" for name, value in values.items() if not abs(value) < float("inf")]
+        if bad:
+            images = "\n  ".join(map(str, batch["img_paths"]))
+            raise NonFiniteLossError(
+                f"iteration {self.iter}: not finite: {', '.join(bad)}. Nothing was updated with it. Lower SOLVER.BASE_LR "
+                f"or META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}"
+            )
+        return values
+
+
+class StraightThroughClamp(torch.autograd.Function):
+    """Clamp to [0, 1] whose gradient is that of the identity."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        return values.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def select_domains(batch: Batch, domains: list[int]) -> Batch:
+    """Return the part of a batch whose images are of the given domains.
+
+    Raises:
+        UserError: there are none.
+    """
+    chosen = torch.isin(batch["domains"], torch.tensor(domains, device=batch["domains"].device))
+    index = chosen.nonzero().squeeze(1)
+    if not len(index):
+        raise UserError(
+            f"a meta batch has no image of the domains {domains}: set META.DATA.NAIVE_WAY False, so that each domain "
+            "has its share of the batch, or a larger META.DATA.MTRAIN_MINI_BATCH"
+        )
+    part = {key: value[index] for key, value in batch.items() if isinstance(value, Tensor)}
+    return {**part, "img_paths": [batch["img_paths"][i] for i in index.tolist()]}
+
+
+def batches(loader: Iterable[Batch] | None) -> Iterator[Batch]:
+    """Yield the batches of a loader without end, starting it again each time it is through.
+
+    Raises:
+        UserError: the loader gives no batch at all.
+    """
+    while loader is not None:
+        empty = True
+        for batch in loader:
+            empty = False
+            yield batch
+        if empty:
+            raise UserError("a data loader gave no batch: there are fewer identities or images than one batch needs")
