@@ -1,27 +1,27 @@
-"""What a training run measures: numbers by name, and the writers that show or store them."""
+"""What a training run measures: numbers by name."""
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from statistics import fmean
-
-WINDOW = 200
 
 
 class EventStorage:
-    """The newest values of each scalar, over a window of iterations.
+    """Values of each scalar since the writers last wrote, and the newest one of all time.
 
     `iter` is the present iteration. A name's group is what stands before its first slash ("base/loss_cls").
     """
 
-    def __init__(self, window: int = WINDOW):
+    def __init__(self) -> None:
         self.iter = 0
-        self._history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=window))
+        self._new: dict[str, list[float]] = defaultdict(list)
+        self._latest: dict[str, float] = {}
         self._sums: dict[str, float] = defaultdict(float)
 
     def put_scalar(self, name: str, value: float) -> None:
         """Append one value."""
-        self._history[name].append(float(value))
+        self._new[name].append(float(value))
+        self._latest[name] = float(value)
 
     def put_scalars(self, values: dict[str, float]) -> None:
         """Append one value for each name."""
@@ -37,17 +37,15 @@ class EventStorage:
         self.put_scalars(self._sums)
         self._sums.clear()
 
-    def names(self, prefix: str = "") -> list[str]:
-        """Return the names that begin with `prefix`, in the order of their first value."""
-        return [name for name in self._history if name.startswith(prefix)]
+    def new_means(self) -> dict[str, float]:
+        """Return the mean of each scalar over its values since `clear_new`, in the order of their first value."""
+        return {name: fmean(values) for name, values in self._new.items() if values}
+
+    def clear_new(self) -> None:
+        """Begin a new period of means."""
+        for values in self._new.values():
+            values.clear()
 
     def latest(self, name: str) -> float:
         """Return the newest value of a name."""
-        return self._history[name][-1]
-
-    def mean(self, name: str, last: int = WINDOW) -> float:
-        """Return the mean over the last values of a name."""
-        return fmean(list(self._history[name])[-last:])
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._history
+        return self._latest[name]

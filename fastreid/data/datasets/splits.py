@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy as np
 
 from fastreid.data.datasets.bases import Split
 from fastreid.utils.errors import UserError
+from fastreid.utils.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -83,16 +82,10 @@ def unusable(path: Path, reason: str) -> UserError:
 
 def _write(path: Path, splits: Sequence[NamedSplit]) -> None:
     text = json.dumps([vars(split) for split in splits], indent=1) + "\n"
-    # A name of its own per writer, so that processes starting together never see or rename half a file.
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        logger.warning("cannot write %s (%s): using the splits from memory; they are the same at every run", path,
-                       error.strerror or error)
-        if temporary.exists():
-            temporary.unlink()
+        write_text(path, text)
+    except UserError as error:
+        logger.warning("%s: using the splits from memory; they are the same at every run", error)
 
 
 def _read(path: Path, known: Sequence[str], expand: Callable[[dict], dict]) -> list[NamedSplit]:

@@ -1,0 +1,165 @@
+"""From data set names to loaders."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Iterable
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from fastreid.data.common import ImageDataset, collate
+from fastreid.data.datasets import Items, TestSet, build_dataset, datasets_root
+from fastreid.data.samplers import BalancedIdentitySampler, NaiveIdentitySampler
+from fastreid.data.transforms import build_transforms
+from fastreid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All source images; identities are numbered 0..num_classes-1 over all domains, domains 0..num_domains-1.
+
+    paths: (N,) unicode; pids, camids, domains: (N,) int64; domain_sets: the data set of each domain.
+    """
+
+    paths: np.ndarray
+    pids: np.ndarray
+    camids: np.ndarray
+    domains: np.ndarray
+    domain_sets: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.pids.max()) + 1
+
+    @property
+    def num_domains(self) -> int:
+        return len(self.domain_sets)
+
+    def subset(self, names: Iterable[str]) -> TrainingData:
+        """Return the images of the data sets `names`; identities keep their numbers, domains are numbered anew."""
+        kept = [domain for domain, name in enumerate(self.domain_sets) if name in names]
+        mask = np.isin(self.domains, kept)
+        domains = np.searchsorted(kept, self.domains[mask])
+        sets = [self.domain_sets[domain] for domain in kept]
+        return TrainingData(self.paths[mask], self.pids[mask], self.camids[mask], domains, sets)
+
+
+@dataclass(frozen=True)
+class TrainLoaders:
+    """What training needs: endless loaders (no meta loader without meta-learning), and the sizes found in the data."""
+
+    base: DataLoader
+    meta: DataLoader | None
+    num_classes: int
+    num_meta_domains: int
+    iters_per_epoch: int
+
+
+def load_training_data(names: Iterable[str], camera_to_domain: bool) -> TrainingData:
+    """Read the training parts of the data sets `names`; each is a domain, or each of its cameras with camera_to_domain.
+
+    Raises:
+        UserError: a name is unknown or doubled, or a data set is missing or not in its layout.
+    """
+    names = list(names)
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"DATASETS.NAMES must name at least one data set, and each once; found {names}")
+    parts: list[Items] = []
+    pids, domains, domain_sets = [], [], []
+    num_classes = 0
+    for name in names:
+        items = build_dataset(name, datasets_root()).train()
+        unique, pid = np.unique(items.pids, return_inverse=True)
+        cameras, camera = np.unique(items.camids, return_inverse=True)
+        parts.append(items)
+        pids.append(pid + num_classes)
+        domains.append((camera if camera_to_domain else np.zeros_like(camera)) + len(domain_sets))
+        domain_sets += [name] * (len(cameras) if camera_to_domain else 1)
+        num_classes += len(unique)
+        logger.info(f"{name}: {len(items):,} images, {len(unique):,} identities, {len(cameras):,} cameras")
+    items = Items.concatenate(parts)
+    data = TrainingData(items.paths, np.concatenate(pids), items.camids, np.concatenate(domains), domain_sets)
+    logger.info(f"in all: {len(items):,} images, {num_classes:,} identities, {data.num_domains} domains")
+    return data
+
+
+def build_train_loaders(cfg) -> TrainLoaders:
+    """Return the base and the meta loader, which are independent streams over the same source domains.
+
+    Raises:
+        UserError: data are missing, or too few for one batch of P identities x K images.
+    """
+    data = load_training_data(cfg.DATASETS.NAMES, cfg.DATALOADER.CAMERA_TO_DOMAIN)
+    node = cfg.DATALOADER
+    seed = cfg.SEED if cfg.SEED >= 0 else torch.seed() % 2**31
+    sampler = build_sampler(
+        data, cfg.SOLVER.IMS_PER_BATCH, node.NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed
+    )
+    iters_per_epoch = sampler.total_images // cfg.SOLVER.IMS_PER_BATCH
+    if iters_per_epoch < 1:
+        raise UserError(
+            f"{len(data.paths)} training images make no epoch of batches of {cfg.SOLVER.IMS_PER_BATCH} with "
+            f"{node.NUM_INSTANCE} images an identity: lower SOLVER.IMS_PER_BATCH"
+        )
+    base = build_loader(cfg, data, sampler, seed)
+    meta, meta_domains = None, 0
+    if cfg.META.DATA.NAMES:
+        unknown = sorted(set(cfg.META.DATA.NAMES) - set(cfg.DATASETS.NAMES))
+        if unknown:
+            raise UserError(
+                f"META.DATA.NAMES must be out of DATASETS.NAMES {tuple(cfg.DATASETS.NAMES)}; found {', '.join(unknown)}. "
+                "Set both to the same names, or META.DATA.NAMES '' to train without meta-learning"
+            )
+        meta_data = data.subset(cfg.META.DATA.NAMES)
+        node, meta_domains = cfg.META.DATA, meta_data.num_domains
+        # A seed of its own: two streams with one seed would show the same identities in each iteration.
+        sampler = build_sampler(
+            meta_data, node.MTRAIN_MINI_BATCH, node.MTRAIN_NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed + 1
+        )
+        meta = build_loader(cfg, meta_data, sampler, seed + 1)
+    return TrainLoaders(base, meta, data.num_classes, meta_domains, iters_per_epoch)
+
+
+def build_sampler(data: TrainingData, batch_size: int, num_instances: int, naive: bool, delete_rem: bool, seed: int):
+    """Return the batch sampler that the options of a loader describe."""
+    if naive:
+        return NaiveIdentitySampler(data.pids, batch_size, num_instances, delete_rem, seed)
+    return BalancedIdentitySampler(data.pids, data.domains, batch_size, num_instances, delete_rem, seed)
+
+
+def build_loader(cfg, data: TrainingData, sampler, seed: int) -> DataLoader:
+    """Return the endless loader of a batch sampler's batches."""
+    dataset = ImageDataset(data.paths, data.pids, data.camids, data.domains, build_transforms(cfg, is_train=True))
+    return DataLoader(
+        dataset, batch_sampler=sampler, generator=torch.Generator().manual_seed(seed), **worker_options(cfg)
+    )
+
+
+def load_test_set(name: str) -> TestSet:
+    """Return the images and the query/gallery splits of the test data set `name`."""
+    return build_dataset(name, datasets_root()).test()
+
+
+def build_test_loader(cfg, items: Items) -> DataLoader:
+    """Return the loader of a test set's images, in their order."""
+    no_domain = np.zeros(len(items), dtype=np.int64)
+    dataset = ImageDataset(items.paths, items.pids, items.camids, no_domain, build_transforms(cfg, is_train=False))
+    return DataLoader(dataset, batch_size=cfg.TEST.IMS_PER_BATCH, **worker_options(cfg, persistent=False))
+
+
+def worker_options(cfg, persistent: bool = True) -> dict:
+    """Return the DataLoader's arguments that do not depend on the data."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cfg.DATALOADER.NUM_WORKERS, cores)
+    return {
+        "num_workers": workers,
+        "persistent_workers": persistent and workers > 0,
+        "collate_fn": collate,
+        "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
+    }

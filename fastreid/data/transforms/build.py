@@ -1,0 +1,40 @@
+"""The transforms of training and test images."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms as T
+from torchvision.transforms import InterpolationMode
+
+from fastreid.data.transforms.transforms import RandomPatch, ToFloatTensor
+
+
+def build_transforms(cfg, is_train: bool) -> Callable[[Image.Image], Tensor]:
+    """Return the function PIL image (RGB) -> (3, H, W) float tensor, 0..255, that the options of INPUT describe."""
+    node = cfg.INPUT
+    if not is_train:
+        return T.Compose([T.Resize(node.SIZE_TEST, InterpolationMode.BICUBIC), ToFloatTensor()])
+    steps: list[Callable] = []
+    if node.DO_AUTOAUG:
+        steps.append(T.AutoAugment(T.AutoAugmentPolicy.IMAGENET))
+    steps.append(T.Resize(node.SIZE_TRAIN, InterpolationMode.BICUBIC))
+    if node.DO_FLIP:
+        steps.append(T.RandomHorizontalFlip(node.FLIP_PROB))
+    if node.DO_PAD:
+        steps += [T.Pad(node.PADDING, padding_mode=node.PADDING_MODE), T.RandomCrop(node.SIZE_TRAIN)]
+    if node.CJ.ENABLED:
+        jitter = T.ColorJitter(node.CJ.BRIGHTNESS, node.CJ.CONTRAST, node.CJ.SATURATION, node.CJ.HUE)
+        steps.append(T.RandomApply([jitter], node.CJ.PROB))
+    if node.DO_AUGMIX:
+        steps.append(T.AugMix())
+    steps.append(ToFloatTensor())
+    if node.REA.ENABLED:
+        # Share of the image and width / height of an erased rectangle as in arXiv 1708.04896.
+        erasing = T.RandomErasing(node.REA.PROB, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value=list(node.REA.MEAN))
+        steps.append(erasing)
+    if node.RPT.ENABLED:
+        steps.append(RandomPatch(node.RPT.PROB))
+    return T.Compose(steps)

@@ -1,0 +1,220 @@
+"""The usual assembly of a run: arguments, set-up, and a trainer with its loaders, hooks and checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastreid.config import CfgNode, get_cfg
+from fastreid.data.build import build_train_loaders
+from fastreid.engine import hooks
+from fastreid.engine.train_loop import SimpleTrainer
+from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
+from fastreid.modeling import build_model
+from fastreid.solver import build_lr_scheduler, build_optimizer
+from fastreid.utils.checkpoint import Checkpointer, last_checkpoint, load_weights, read_checkpoint
+from fastreid.utils.errors import UserError
+from fastreid.utils.files import write_text
+from fastreid.utils.logger import setup_logger
+from fastreid.utils.plots import plot_result
+from fastreid.utils.writers import JSONWriter, LogWriter, TensorBoardWriter
+
+logger = logging.getLogger(__name__)
+
+CLASSIFIER = "heads.classifier_fc.weight"
+EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD")
+
+
+def default_argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line that FastReID users know."""
+    parser = argparse.ArgumentParser(description="Train or test a re-identification model.")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a file in configs/")
+    parser.add_argument("--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder")
+    parser.add_argument("--eval-only", action="store_true", help="test only")
+    parser.add_argument("--num-pth", type=int, metavar="K", help="with --resume, take model_<K>.pth instead of the last checkpoint")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override the config file")
+    return parser
+
+
+def default_setup(args: argparse.Namespace) -> CfgNode:
+    """Return the frozen config of a run after making its output folder, log and random seed.
+
+    Raises:
+        UserError: no such config file, an unknown key, or a folder that cannot be written to.
+    """
+    setup_logger()
+    cfg = get_cfg()
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    if not cfg.OUTPUT_DIR:
+        cfg.OUTPUT_DIR = str(output_folder(Path(args.config_file)))
+    cfg.freeze()
+    folder = Path(cfg.OUTPUT_DIR)
+    setup_logger(folder)
+    logger.info(f"config {args.config_file}, output folder {folder}")
+    write_text(folder / "config.yaml", cfg.dump())
+    if cfg.SEED >= 0:
+        random.seed(cfg.SEED)
+        np.random.seed(cfg.SEED)
+        torch.manual_seed(cfg.SEED)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    return cfg
+
+
+def output_folder(config_file: Path) -> Path:
+    """Return the config's path with configs -> logs, without its suffix; logs/<name> for a file elsewhere."""
+    parts = config_file.with_suffix("").parts
+    if "configs" not in parts:
+        return Path("logs") / parts[-1]
+    position = len(parts) - 1 - parts[::-1].index("configs")
+    return Path(*parts[:position], "logs", *parts[position + 1 :])
+
+
+def epochs_to_iterations(cfg: CfgNode, iters_per_epoch: int, num_classes: int, num_domains: int) -> CfgNode:
+    """Return a copy of the config with what the data decide filled in, and epochs turned into iterations."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.HEADS.NUM_CLASSES = num_classes
+    cfg.META.DATA.NUM_DOMAINS = num_domains
+    solver = cfg.SOLVER
+    solver.ITERS_PER_EPOCH = iters_per_epoch
+    for option in EPOCH_OPTIONS:
+        solver[option] *= iters_per_epoch
+    solver.STEPS = [step * iters_per_epoch for step in solver.STEPS]
+    period = cfg.TEST.EVAL_PERIOD * iters_per_epoch
+    cfg.TEST.EVAL_PERIOD = -(-period // solver.WRITE_PERIOD) * solver.WRITE_PERIOD
+    cfg.freeze()
+    return cfg
+
+
+class DefaultTrainer(SimpleTrainer):
+    """Everything a run needs, from its config: loaders, model, optimizers, schedules, checkpoints, logs, evaluation."""
+
+    def __init__(self, cfg: CfgNode):
+        loaders = build_train_loaders(cfg)
+        cfg = epochs_to_iterations(cfg, loaders.iters_per_epoch, loaders.num_classes, loaders.num_meta_domains)
+        if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.WRITE_PERIOD < 1:
+            raise UserError("SOLVER.MAX_ITER (epochs) and SOLVER.WRITE_PERIOD (iterations) must be at least 1")
+        model = build_model(cfg)
+        main, norm = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
+        super().__init__(cfg, model, loaders.base, loaders.meta, main, norm)
+        self.folder = Path(cfg.OUTPUT_DIR)
+        self.schedulers = {"lr": build_lr_scheduler(cfg, main, "main")}
+        moving = {"optimizer_main": main, "scheduler_main": self.schedulers["lr"]}
+        if norm is not None:
+            self.schedulers["lr_gate"] = build_lr_scheduler(cfg, norm, "norm")
+            moving |= {"optimizer_norm": norm, "scheduler_norm": self.schedulers["lr_gate"]}
+        if self.has_meta_step:
+            moving["inner_ratio"] = self.inner_ratio
+        if self.scaler.is_enabled():
+            moving["scaler"] = self.scaler
+        self.checkpointer = Checkpointer(model, self.folder, **moving)
+        logger.info(
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(self.gates)} layers with gates, "
+            f"{loaders.num_classes} identities, {loaders.iters_per_epoch} iterations per epoch, on {self.device}"
+        )
+
+    def resume_or_load(self, resume: bool, number: int | None = None) -> None:
+        """Go on from a checkpoint of the output folder if `resume`, else start from `MODEL.WEIGHTS` if given.
+
+        Args:
+            number: take model_<number>.pth instead of the last checkpoint.
+        """
+        path = find_checkpoint(self.folder, number) if resume else None
+        if path is not None:
+            self.start_iter = self.checkpointer.resume(path)
+            logger.info(f"resumed {path} at iteration {self.start_iter}")
+        elif self.cfg.MODEL.WEIGHTS:
+            self.checkpointer.load(Path(self.cfg.MODEL.WEIGHTS))
+        elif resume:
+            logger.warning(f"--resume: {self.folder} has no checkpoint, training from the beginning")
+
+    def run(self) -> Results:
+        """Train to the end and return the last evaluation's results."""
+        cfg, metrics = self.cfg, self.folder / "metrics.json"
+        if self.start_iter >= cfg.SOLVER.MAX_ITER:
+            logger.info(f"training ended at iteration {self.start_iter} already: testing it")
+            self.evaluate(self.start_iter)
+            return self.results
+        if not self.start_iter:
+            metrics.unlink(missing_ok=True)
+        writers = [LogWriter(cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
+        self.register_hooks(
+            [
+                hooks.IterationTimer(),
+                hooks.SchedulerStep(self.schedulers),
+                hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+                hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
+                hooks.PeriodicWriter(writers, cfg.SOLVER.WRITE_PERIOD),
+                hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png")),
+            ]
+        )
+        self.train(self.start_iter, cfg.SOLVER.MAX_ITER)
+        return self.results
+
+    def evaluate(self, finished: int) -> dict[str, float]:
+        """Test the model after `finished` iterations, log and save the table, return Rank-1 and mAP by data set."""
+        self.results = report(self.cfg, evaluate(self.cfg, self.model), iteration=finished)
+        rows = {name: self.results.rows[f"{name}_average"] for name in self.results.splits}
+        rows["all_average"] = self.results.rows[ALL_AVERAGE]
+        return {f"test/{name} {key}": row[key] for name, row in rows.items() for key in ("Rank-1", "mAP")}
+
+
+def find_checkpoint(folder: Path, number: int | None) -> Path | None:
+    """Return model_<number>.pth of a folder, or its last checkpoint; None when it has none.
+
+    Raises:
+        UserError: there is no checkpoint of that number.
+    """
+    if number is None:
+        return last_checkpoint(folder)
+    path = folder / f"model_{number:07d}.pth"
+    if not path.is_file():
+        found = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
+        raise UserError(f"--num-pth {number}: no checkpoint {path}; found {found}")
+    return path
+
+
+def test_only(cfg: CfgNode, resume: bool, number: int | None = None) -> Results:
+    """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder; no training data are needed.
+
+    Without either, the model that training would start from is tested.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is of another architecture than the config.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    path = find_checkpoint(folder, number) if resume else None
+    if path is None and cfg.MODEL.WEIGHTS:
+        path = Path(cfg.MODEL.WEIGHTS)
+    if path is None and resume:
+        raise UserError(
+            f"--eval-only --resume: no checkpoint in {folder}: train first, or put a trained model there and its file "
+            f"name into {folder}/last_checkpoint, or name it with MODEL.WEIGHTS"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    if path is None:
+        logger.warning("no checkpoint given: testing the untrained model")
+        results = evaluate(cfg, build_model(cfg))
+    else:
+        content = read_checkpoint(path)
+        cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
+        if CLASSIFIER in content["model"]:
+            cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
+        model = build_model(cfg)
+        load_weights(model, content["model"], path)
+        results = evaluate(cfg, model)
+    return report(cfg, results, checkpoint=str(path) if path else "")
+
+
+def report(cfg: CfgNode, results: Results, **about) -> Results:
+    """Log the table of results, and save it in the output folder."""
+    results.save(Path(cfg.OUTPUT_DIR), **about)
+    logger.info(f"results, in percent:\n{results.table()}")
+    return results

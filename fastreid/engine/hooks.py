@@ -1,0 +1,125 @@
+"""What happens around the iterations of a training run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Callable
+
+import torch
+
+from fastreid.engine.train_loop import HookBase
+from fastreid.utils.checkpoint import Checkpointer
+from fastreid.utils.writers import Writer
+
+logger = logging.getLogger(__name__)
+
+
+def is_due(iteration: int, period: int) -> bool:
+    """Tell whether something with a period in iterations is due after iteration `iteration` (from 0); 0: never."""
+    return period > 0 and (iteration + 1) % period == 0
+
+
+class IterationTimer(HookBase):
+    """Record `time`, the seconds of each iteration, hooks aside."""
+
+    def before_step(self) -> None:
+        self.start = time.perf_counter()
+
+    def after_step(self) -> None:
+        self.trainer.storage.put_scalar("time", time.perf_counter() - self.start)
+        self.trainer.storage.flush_sums()
+
+
+class SchedulerStep(HookBase):
+    """Record the learning rates that the iteration used, then step the schedules.
+
+    Args:
+        schedulers: by the name under which the first group's rate is recorded, "lr" or "lr_gate".
+    """
+
+    def __init__(self, schedulers: dict[str, torch.optim.lr_scheduler.LRScheduler]):
+        self.schedulers = schedulers
+
+    def after_step(self) -> None:
+        for name, scheduler in self.schedulers.items():
+            self.trainer.storage.put_scalar(name, scheduler.optimizer.param_groups[0]["lr"])
+            scheduler.step()
+        if self.trainer.has_meta_step:
+            self.trainer.storage.put_scalar("inner_ratio", self.trainer.inner_ratio.value)
+
+
+class PeriodicEvaluation(HookBase):
+    """Evaluate every `period` iterations and at the end.
+
+    Args:
+        evaluate: called with the number of finished iterations; returns the numbers to record.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[int], dict[str, float]]):
+        self.period, self.evaluate = period, evaluate
+
+    def after_step(self) -> None:
+        if is_due(self.trainer.iter, self.period) and self.trainer.iter + 1 < self.trainer.max_iter:
+            self.run(self.trainer.iter + 1)
+
+    def after_train(self) -> None:
+        self.run(self.trainer.max_iter)
+
+    def run(self, finished: int) -> None:
+        self.trainer.storage.put_scalars(self.evaluate(finished))
+
+
+class PeriodicCheckpoint(HookBase):
+    """Save `model_<iteration>.pth` every `period` iterations and `model_final.pth` at the end."""
+
+    def __init__(self, checkpointer: Checkpointer, period: int):
+        self.checkpointer, self.period = checkpointer, period
+
+    def after_step(self) -> None:
+        iteration = self.trainer.iter
+        if is_due(iteration, self.period) and iteration + 1 < self.trainer.max_iter:
+            self.checkpointer.save(f"model_{iteration:07d}", iteration)
+
+    def after_train(self) -> None:
+        self.checkpointer.save("model_final", self.trainer.max_iter - 1)
+
+
+class PeriodicWriter(HookBase):
+    """Let writers show or store what was recorded, every `period` iterations and at the end.
+
+    On a slow machine a period can last long: then a line comes every `max_silence` seconds, too.
+    """
+
+    def __init__(self, writers: list[Writer], period: int, max_silence: float = 60.0):
+        self.writers, self.period, self.max_silence = writers, period, max_silence
+
+    def before_train(self) -> None:
+        self.last = time.monotonic()
+
+    def after_step(self) -> None:
+        silent = time.monotonic() - self.last > self.max_silence
+        if is_due(self.trainer.iter, self.period) or silent or self.trainer.iter + 1 == self.trainer.max_iter:
+            self.write()
+
+    def after_train(self) -> None:
+        # What the last evaluation recorded, which came after the last iteration's line.
+        self.write()
+        for writer in self.writers:
+            writer.close()
+
+    def write(self) -> None:
+        for writer in self.writers:
+            writer.write(self.trainer)
+        self.trainer.storage.clear_new()
+        self.last = time.monotonic()
+
+
+class CallAfterTraining(HookBase):
+    """Call a function when training has ended well."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function = function
+
+    def after_train(self) -> None:
+        self.function()

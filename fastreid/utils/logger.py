@@ -1,0 +1,54 @@
+"""Logging to the console, in colour where it is one, and to `log.txt`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from termcolor import colored
+
+from fastreid.utils.errors import UserError
+
+COLORS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Time and message; the level too where it is a warning or worse."""
+
+    def __init__(self, colour: bool):
+        super().__init__(datefmt="%m/%d %H:%M:%S")
+        self.colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = f"[{self.formatTime(record, self.datefmt)}]"
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
+        if self.colour:
+            head = colored(head, "green", force_color=True)
+            level = level and colored(level, COLORS[record.levelno], force_color=True)
+        message = f"{head} {level}{record.getMessage()}"
+        return f"{message}\n{self.formatException(record.exc_info)}" if record.exc_info else message
+
+
+def setup_logger(folder: Path | None = None) -> None:
+    """Send this package's log to the console and, from now on, to `<folder>/log.txt` too.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    logger = logging.getLogger("fastreid")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(ConsoleFormatter(sys.stdout.isatty()))
+        logger.addHandler(console)
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to the output folder {folder} ({error.strerror}): choose another OUTPUT_DIR") from error
+    file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
+    logger.addHandler(file)

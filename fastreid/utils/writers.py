@@ -1,0 +1,104 @@
+"""Where the numbers of a training run go: the log, `metrics.json`, TensorBoard."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import resource
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from fastreid.solver.build import gate_parameters
+
+logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """Shows or stores the numbers recorded since the last call."""
+
+    def write(self, trainer) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
+class LogWriter(Writer):
+    """One line of the log: time left, losses, learning rates, seconds per iteration, waiting time and memory."""
+
+    def __init__(self, iters_per_epoch: int):
+        self.iters_per_epoch = iters_per_epoch
+        self.seconds_per_iter: float | None = None
+
+    def write(self, trainer) -> None:
+        means = trainer.storage.new_means()
+        if "time" not in means:
+            return
+        # The first iteration has more base steps: a mean that forgets slowly keeps the estimate steady.
+        previous = self.seconds_per_iter
+        self.seconds_per_iter = means["time"] if previous is None else 0.5 * previous + 0.5 * means["time"]
+        done = trainer.storage.iter + 1
+        left = datetime.timedelta(seconds=int(self.seconds_per_iter * (trainer.max_iter - done)))
+        parts = [f"eta {left}", f"epoch {done / self.iters_per_epoch:.1f}", f"iter {done}/{trainer.max_iter}"]
+        for group in ("base", "mtrain", "mtest"):
+            losses = {k.split("/")[1]: v for k, v in means.items() if k.startswith(f"{group}/")}
+            if losses:
+                parts.append(f"{group}: " + " ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in losses.items()))
+        parts += [f"{name} {means[name]:.2e}" for name in ("lr", "lr_gate", "inner_ratio") if name in means]
+        parts += [f"{means['time']:.3f} s/iter", f"data {means['data_time']:.3f} s", f"mem {peak_memory_mb(trainer):.0f} MB"]
+        logger.info("  ".join(parts))
+
+
+class JSONWriter(Writer):
+    """Append one JSON object a call to `metrics.json`: the iteration and the means since the last one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, trainer) -> None:
+        means = trainer.storage.new_means()
+        if not means:
+            return
+        gates = {f"gate/{layer}": float(gate.detach().mean()) for layer, gate in gates_by_layer(trainer.model).items()}
+        self.file.write(json.dumps({"iteration": trainer.storage.iter, **means, **gates}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class TensorBoardWriter(Writer):
+    """Scalars, grouped by what stands before the slash, and a histogram of each layer's gates."""
+
+    def __init__(self, folder: Path):
+        self.writer = SummaryWriter(str(folder))
+
+    def write(self, trainer) -> None:
+        means, iteration = trainer.storage.new_means(), trainer.storage.iter
+        if not means:
+            return
+        for name, value in means.items():
+            self.writer.add_scalar(name, value, iteration)
+        for layer, gate in gates_by_layer(trainer.model).items():
+            self.writer.add_histogram(f"gates/{layer}", gate.detach(), iteration)
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def gates_by_layer(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the gates of each normalization layer, by the layer's name without `backbone.`."""
+    return {name.removeprefix("backbone.").removesuffix(".gate"): gate for name, gate in gate_parameters(model).items()}
+
+
+def peak_memory_mb(trainer) -> float:
+    """Return the most memory used so far, in MB: of the CUDA device, or of this process when training on the CPU."""
+    if trainer.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(trainer.device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

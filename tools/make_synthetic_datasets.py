@@ -1,0 +1,185 @@
+"""Draw people into the layouts of all data sets, so that everything can be tried without a download.
+
+    python tools/make_synthetic_datasets.py --root datasets                      # the demo's size, a few seconds
+    python tools/make_synthetic_datasets.py --root datasets --sets market1501 grid --ids 100 --images 12
+    python tools/make_synthetic_datasets.py --root datasets --scale published    # as many images as the real sets
+    python tools/make_synthetic_datasets.py --root datasets --folder mine        # for folder:mine
+
+Folders and file names are those of the real sets, the pictures are drawings. The same seed gives the same bytes,
+whatever the number of workers. An interrupted run goes on where it stopped when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
+
+from fastreid.utils.errors import UserError  # noqa: E402
+from fastreid.utils.synthetic_layouts import (  # noqa: E402
+    MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
+from fastreid.utils.synthetic_scenes import Shot, save_shot  # noqa: E402
+
+MARKER = ".made_by_make_synthetic_datasets.json"
+DRAWING_VERSION = 1  # to be raised when the same options give other bytes
+MIN_SIZE = (32, 16)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Command line; argparse itself ends the program with status 2 for an option it does not know."""
+    parser = argparse.ArgumentParser(description="Draw people into the layouts of the re-identification data sets.")
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("FASTREID_DATASETS") or "datasets"),
+                        help="data root (default: $FASTREID_DATASETS, or datasets)")
+    parser.add_argument("--sets", nargs="+", metavar="NAME",
+                        help=f"any of {' '.join(PLANS)} (default: all; none if --folder is given)")
+    parser.add_argument("--folder", nargs="+", metavar="NAME", default=[], help="sets to be read as folder:NAME")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--scale", choices=[*SCALES, "published"], default="demo", help="number of people and images")
+    size.add_argument("--ids", type=int, metavar="N", help="people per set")
+    parser.add_argument("--images", type=int, metavar="N", help="images of each person of a training set")
+    parser.add_argument("--size", default="128x64", metavar="HxW", help="height and width of the images")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)) if hasattr(
+        os, "sched_getaffinity") else os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--overwrite", action="store_true", help="replace sets that this tool made with other options")
+    return parser.parse_args(argv)
+
+
+def checked_size(text: str) -> tuple[int, int]:
+    """(height, width) of "HxW"; raises UserError."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None or not all(low <= int(n) <= 2048 for n, low in zip(match.groups(), MIN_SIZE, strict=True)):
+        raise UserError(f"--size {text}: expected height x width in pixels, such as 128x64, at least "
+                        f"{MIN_SIZE[0]}x{MIN_SIZE[1]}")
+    return int(match[1]), int(match[2])
+
+
+def make_plans(args: argparse.Namespace) -> list[tuple[Plan, dict[str, int]]]:
+    """The plans that the options ask for, each with its counts; raises UserError for options that make no sense."""
+    names = args.sets if args.sets is not None else [] if args.folder else list(PLANS)
+    for name in names:
+        if name not in PLANS:
+            raise UserError(f"--sets {name}: there is no such set, choose among {', '.join(PLANS)}")
+    published = args.ids is None and args.scale == "published"
+    if published and (args.folder or args.images is not None):
+        raise UserError("--scale published: the numbers are those of the real sets, so leave out --images and --folder")
+    ids, images, test_ids = SCALES["demo" if published else args.scale]
+    if args.ids is not None:
+        ids = test_ids = args.ids
+    images = images if args.images is None else args.images
+    for option, value, low in (("--ids", ids, MIN_IDS), ("--images", images, MIN_IMAGES), ("--seed", args.seed, 0),
+                               ("--workers", args.workers, 1)):
+        if value < low:
+            raise UserError(f"{option} {value}: expected {low} or more")
+    planned = []
+    for name in dict.fromkeys(names):
+        counts = PUBLISHED[name] if published else counts_for(name, ids, images, test_ids)
+        planned.append((PLANS[name](args.seed, counts), counts))
+    taken = {make(0, counts_for(name, MIN_IDS, MIN_IMAGES, MIN_IDS)).folder for name, make in PLANS.items()}
+    for name in dict.fromkeys(args.folder):
+        if not re.fullmatch(r"\w[\w.-]*", name) or name in taken or name in PLANS:
+            raise UserError(f"--folder {name}: expected a plain name that is none of the known sets' or their folders'")
+        counts = counts_for(name, ids, images, test_ids)
+        planned.append((plan_folder(name, args.seed, counts), counts))
+    return planned
+
+
+def must_be_replaced(folder: Path, options: dict, overwrite: bool) -> bool:
+    """Whether the folder holds a set of other options; raises UserError if nothing may be written there."""
+    marker = folder / MARKER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, but a data set's folder belongs there: move it away or use another "
+                        f"--root")
+    if marker.is_file():
+        if marker.read_text(encoding="utf-8") == json.dumps(options):
+            return False
+        if not overwrite:
+            raise UserError(f"{folder} was drawn with other options: add --overwrite to replace it, or use another "
+                            f"--root")
+        return True
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and was not made by this tool, so it is left alone: move it away or "
+                        f"use another --root")
+    return False
+
+
+def draw(root: Path, shots: list[Shot], seed: int, size: tuple[int, int], workers: int) -> None:
+    """Make all images, with a progress bar."""
+    for folder in sorted({(root / shot.path).parent for shot in shots}):
+        folder.mkdir(parents=True, exist_ok=True)
+    job = partial(save_shot, root, seed=seed, size=size)
+    with tqdm(total=len(shots), unit="image", desc="drawing") as bar:
+        if workers == 1:
+            for shot in shots:
+                job(shot)
+                bar.update()
+            return
+        # Ctrl-C reaches the whole group of processes: only this one reacts, and ends the others.
+        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            for _ in pool.imap_unordered(job, shots, chunksize=16):
+                bar.update()
+
+
+def summary(rows: list[tuple]) -> str:
+    """Text table of what there is now."""
+    table = [("set", "folder", "images", "people", "cameras", "drawn now"), *rows]
+    widths = [max(len(str(row[k])) for row in table) for k in range(len(table[0]))]
+    return "\n".join("  ".join(f"{value!s:<{width}}" if k < 2 else f"{value!s:>{width}}"
+                               for k, (value, width) in enumerate(zip(row, widths, strict=True))) for row in table)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Plan, check, draw; returns the summary. Raises UserError before anything is written, or if writing fails."""
+    size, planned = checked_size(args.size), make_plans(args)
+    options = [{"version": DRAWING_VERSION, "seed": args.seed, "size": args.size, "counts": counts}
+               for _, counts in planned]
+    folders = [args.root / plan.folder for plan, _ in planned]
+    stale = [must_be_replaced(folder, mine, args.overwrite) for folder, mine in zip(folders, options, strict=True)]
+    rows, todo = [], []
+    try:
+        for (plan, _), folder, mine, old in zip(planned, folders, options, stale, strict=True):
+            if old:
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MARKER).write_text(json.dumps(mine), encoding="utf-8")
+            for path, content in plan.files.items():
+                (args.root / path).write_bytes(content)
+            missing = [shot for shot in plan.shots if not (args.root / shot.path).exists()]
+            todo += sorted(missing, key=lambda shot: shot.camera)  # a worker prepares a camera once
+            people = {shot.identity for shot in plan.shots if shot.identity < NOBODY}
+            cameras = {shot.camera for shot in plan.shots}
+            rows.append((plan.domain, folder, len(plan.shots), len(people), len(cameras), len(missing)))
+        draw(args.root, todo, args.seed, size, args.workers)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or args.root}: {error.strerror or error}; check the disk's free "
+                        f"space and the permissions, then start again") from error
+    return summary(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; 0 done, 2 wrong input (one line on stderr), 130 interrupted."""
+    args = parse_args(argv)
+    try:
+        print(run(args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Train or test a model.
+
+    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml
+    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --resume
+    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --eval-only --resume
+    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 40
+
+Copy and edit this file for what the options do not offer: another loss, hook or data set is registered before `main`.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fastreid.engine.defaults import DefaultTrainer, default_argument_parser, default_setup, test_only  # noqa: E402
+from fastreid.utils.errors import run_command  # noqa: E402
+
+
+def main() -> None:
+    args = default_argument_parser().parse_args()
+    cfg = default_setup(args)
+    if args.eval_only:
+        test_only(cfg, args.resume, args.num_pth)
+        return
+    trainer = DefaultTrainer(cfg)
+    trainer.resume_or_load(args.resume, args.num_pth)
+    trainer.run()
+
+
+if __name__ == "__main__":
+    run_command(main)
