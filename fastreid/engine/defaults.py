@@ -36,6 +36,7 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a file in configs/")
     parser.add_argument("--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder")
     parser.add_argument("--eval-only", action="store_true", help="test only")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="1: training in several processes is not available yet")
     parser.add_argument("--num-pth", type=int, metavar="K", help="with --resume, take model_<K>.pth instead of the last checkpoint")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override the config file")
     return parser
@@ -48,6 +49,11 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
         UserError: no such config file, an unknown key, or a folder that cannot be written to.
     """
     setup_logger()
+    if args.num_gpus != 1:
+        raise UserError(
+            f"--num-gpus {args.num_gpus}: this version trains in one process, on the device that MODEL.DEVICE names "
+            '(MODEL.DEVICE "cuda:1" is the second GPU)'
+        )
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
@@ -199,6 +205,7 @@ def test_only(cfg: CfgNode, resume: bool, number: int | None = None) -> Results:
         )
     cfg = cfg.clone()
     cfg.defrost()
+    cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier takes no part in testing
     if path is None:
         logger.warning("no checkpoint given: testing the untrained model")
         results = evaluate(cfg, build_model(cfg))
