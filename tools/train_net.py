@@ -19,7 +19,7 @@ from fastreid.utils.errors import run_command  # noqa: E402
 
 
 def main() -> None:
-    args = default_argument_parser().parse_args()
+    args = default_argument_parser().parse_intermixed_args()
     cfg = default_setup(args)
     if args.eval_only:
         test_only(cfg, args.resume, args.num_pth)

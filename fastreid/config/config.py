@@ -29,7 +29,8 @@ class CfgNode(_YacsNode):
         """Merge a YAML file over this tree, its `_BASE_` first.
 
         A `config.yaml` dumped by a run (ours, an older one, or the published program's) may hold options that do not
-        exist here: they are ignored with a warning that lists them. In any other file an unknown key is an error.
+        exist here, or exist with another type: they are ignored with a warning that lists them. In any other file they
+        are errors.
 
         Raises:
             UserError: no such file, not YAML, an unknown key, or a value of the wrong type.
@@ -37,14 +38,19 @@ class CfgNode(_YacsNode):
         path = Path(cfg_filename)
         values = dict(leaves(load_yaml_with_base(path)))
         valid = dict(leaves(self))
-        unknown = [key for key in values if key not in valid]
-        if unknown and is_dump(path, set(values), set(valid)):
-            logger.warning(f"{path}: ignored {len(unknown)} option(s) that this version does not have: {', '.join(unknown)}")
-        elif unknown:
-            raise UserError(f"{path}: {unknown_key_message(unknown[0], valid)}")
+        from_dump = is_dump(path, set(values), set(valid))
+        ignored = []
         for key, value in values.items():
-            if key in valid:
+            try:
+                if key not in valid:
+                    raise UserError(f"{path}: {unknown_key_message(key, valid)}")
                 self.set_leaf(key, value, where=str(path))
+            except UserError:
+                if not from_dump:
+                    raise
+                ignored.append(key)
+        if ignored:
+            logger.warning(f"{path}: ignored {len(ignored)} option(s) that this version does not have: {', '.join(ignored)}")
 
     def merge_from_list(self, cfg_list: list[str]) -> None:
         """Merge `[KEY, VALUE, ...]` as given on a command line; values are Python literals or plain strings.

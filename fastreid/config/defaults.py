@@ -206,7 +206,7 @@ _C.TEST.METRIC = "cosine"  # or euclidean
 
 # ------------------------------------------------------------------------------------------------------- other
 _C.OUTPUT_DIR = ""  # '': the config's path with configs -> logs
-_C.SEED = 2020  # below 0: another one each time
+_C.SEED = 2020  # below 0: drawn anew for each run, and written to its config.yaml
 _C.CUDNN_BENCHMARK = True
 
 

@@ -96,8 +96,7 @@ def build_train_loaders(cfg) -> TrainLoaders:
         UserError: data are missing, or too few for one batch of P identities x K images.
     """
     data = load_training_data(cfg.DATASETS.NAMES, cfg.DATALOADER.CAMERA_TO_DOMAIN)
-    node = cfg.DATALOADER
-    seed = cfg.SEED if cfg.SEED >= 0 else torch.seed() % 2**31
+    node, seed = cfg.DATALOADER, cfg.SEED
     sampler = build_sampler(
         data, cfg.SOLVER.IMS_PER_BATCH, node.NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed
     )

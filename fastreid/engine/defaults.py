@@ -17,7 +17,7 @@ from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
 from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
-from fastreid.utils.checkpoint import Checkpointer, last_checkpoint, load_weights, read_checkpoint
+from fastreid.utils.checkpoint import CLASSIFIER, Checkpointer, last_checkpoint, load_weights, read_checkpoint
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_text
 from fastreid.utils.logger import setup_logger
@@ -26,7 +26,6 @@ from fastreid.utils.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
-CLASSIFIER = "heads.classifier_fc.weight"
 EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD")
 
 
@@ -38,7 +37,7 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval-only", action="store_true", help="test only")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="1: training in several processes is not available yet")
     parser.add_argument("--num-pth", type=int, metavar="K", help="with --resume, take model_<K>.pth instead of the last checkpoint")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="options that override the config file")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
     return parser
 
 
@@ -59,15 +58,17 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     cfg.merge_from_list(args.opts)
     if not cfg.OUTPUT_DIR:
         cfg.OUTPUT_DIR = str(output_folder(Path(args.config_file)))
+    if cfg.SEED < 0:
+        cfg.SEED = random.SystemRandom().randrange(2**31)  # kept in config.yaml, so that the run can be repeated
     cfg.freeze()
     folder = Path(cfg.OUTPUT_DIR)
     setup_logger(folder)
-    logger.info(f"config {args.config_file}, output folder {folder}")
-    write_text(folder / "config.yaml", cfg.dump())
-    if cfg.SEED >= 0:
-        random.seed(cfg.SEED)
-        np.random.seed(cfg.SEED)
-        torch.manual_seed(cfg.SEED)
+    logger.info(f"config {args.config_file}, output folder {folder}, seed {cfg.SEED}")
+    if not args.eval_only:
+        write_text(folder / "config.yaml", cfg.dump())
+    random.seed(cfg.SEED)
+    np.random.seed(cfg.SEED)
+    torch.manual_seed(cfg.SEED)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     return cfg
 

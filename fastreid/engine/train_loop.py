@@ -95,7 +95,8 @@ class SimpleTrainer(TrainerBase):
     """MetaBIN's iteration: base steps, then meta steps.
 
     Args:
-        base_loader, meta_loader: iterables of batches, started again when they end; no meta step without a meta loader.
+        base_loader, meta_loader: iterables of batches, started again when they end. There are meta steps if
+            there is a meta loader and META.DATA.NAMES is not ''.
         optimizer_main, optimizer_norm: see `build_optimizer`; None where there is nothing to train.
 
     Raises:
@@ -124,7 +125,7 @@ class SimpleTrainer(TrainerBase):
         self.gates = gate_parameters(model)
         self.main = main_parameters(model)
         self.base_loss = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
-        self.has_meta_step = meta_loader is not None
+        self.has_meta_step = meta_loader is not None and bool(cfg.META.DATA.NAMES)
         if self.has_meta_step:
             self.prepare_meta_learning()
 
@@ -134,7 +135,7 @@ class SimpleTrainer(TrainerBase):
         self.mtrain_loss = build_losses(cfg, cfg.META.LOSS.MTRAIN_NAME, "META.LOSS.MTRAIN_NAME")
         self.mtest_loss = build_losses(cfg, cfg.META.LOSS.MTEST_NAME, "META.LOSS.MTEST_NAME")
         self.inner_ratio = InnerRatio(cfg)
-        self.domain_rng = torch.Generator().manual_seed(max(cfg.SEED, 0))
+        self.domain_rng = torch.Generator().manual_seed(cfg.SEED)
         if cfg.META.MODEL.ALL_PARAMS:
             self.inner_parameters = self.outer_parameters = {**self.main, **self.gates}
         else:

@@ -15,6 +15,7 @@ from fastreid.utils.files import atomic_path, write_text
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
+CLASSIFIER = "heads.classifier_fc.weight"
 
 
 class Checkpointer:
@@ -39,8 +40,12 @@ class Checkpointer:
         return path
 
     def load(self, path: Path) -> None:
-        """Load the weights of a checkpoint."""
-        load_weights(self.model, read_checkpoint(path)["model"], path)
+        """Start from the weights of a checkpoint; its classifier is left out if it is of other identities."""
+        weights, own = read_checkpoint(path)["model"], self.model.state_dict()
+        if CLASSIFIER in weights and CLASSIFIER in own and weights[CLASSIFIER].shape != own[CLASSIFIER].shape:
+            logger.warning(f"{path} was trained on {len(weights[CLASSIFIER])} identities: the classifier starts anew")
+            weights = {**weights, CLASSIFIER: own[CLASSIFIER]}
+        load_weights(self.model, weights, path)
 
     def resume(self, path: Path) -> int:
         """Load everything a checkpoint holds and return the iteration to go on with."""
