@@ -119,7 +119,7 @@ def draw(root: Path, shots: list[Shot], seed: int, size: tuple[int, int], worker
     for folder in sorted({(root / shot.path).parent for shot in shots}):
         folder.mkdir(parents=True, exist_ok=True)
     job = partial(save_shot, root, seed=seed, size=size)
-    with tqdm(total=len(shots), unit="image", desc="drawing") as bar:
+    with tqdm(total=len(shots), unit="image", desc="drawing", disable=None) as bar:
         if workers == 1:
             for shot in shots:
                 job(shot)

@@ -21,11 +21,12 @@ from fastreid.utils.errors import run_command  # noqa: E402
 def main() -> None:
     args = default_argument_parser().parse_intermixed_args()
     cfg = default_setup(args)
+    resume = args.resume or args.num_pth is not None
     if args.eval_only:
-        test_only(cfg, args.resume, args.num_pth)
+        test_only(cfg, resume, args.num_pth)
         return
     trainer = DefaultTrainer(cfg)
-    trainer.resume_or_load(args.resume, args.num_pth)
+    trainer.resume_or_load(resume, args.num_pth)
     trainer.run()
 
 

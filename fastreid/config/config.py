@@ -35,10 +35,14 @@ class CfgNode(_YacsNode):
         Raises:
             UserError: no such file, not YAML, an unknown key, or a value of the wrong type.
         """
-        path = Path(cfg_filename)
-        values = dict(leaves(load_yaml_with_base(path)))
+        for path, tree in yaml_chain(Path(cfg_filename)):
+            self.merge_tree(path, tree)
+
+    def merge_tree(self, path: Path, tree: dict) -> None:
+        """Merge the options of one file, whose `_BASE_` has been dealt with."""
+        values = dict(leaves(tree))
         valid = dict(leaves(self))
-        from_dump = is_dump(path, set(values), set(valid))
+        from_dump = is_dump(path, tree, len(values.keys() & valid.keys()), len(valid))
         ignored = []
         for key, value in values.items():
             try:
@@ -50,7 +54,10 @@ class CfgNode(_YacsNode):
                     raise
                 ignored.append(key)
         if ignored:
-            logger.warning(f"{path}: ignored {len(ignored)} option(s) that this version does not have: {', '.join(ignored)}")
+            logger.warning(
+                f"{path}: ignored {len(ignored)} option(s) that this version does not have, or has with another type: "
+                f"{', '.join(ignored)}"
+            )
 
     def merge_from_list(self, cfg_list: list[str]) -> None:
         """Merge `[KEY, VALUE, ...]` as given on a command line; values are Python literals or plain strings.
@@ -64,7 +71,7 @@ class CfgNode(_YacsNode):
         for key, value in zip(cfg_list[0::2], cfg_list[1::2]):
             if key not in valid:
                 raise UserError(f"command line: {unknown_key_message(key, valid)}")
-            self.set_leaf(key, parse_literal(value), where="command line")
+            self.set_leaf(key, value, where="command line")
 
     def set_leaf(self, dotted_key: str, value: Any, where: str) -> None:
         """Set one option by its full name after converting `value` to the type of the present one."""
@@ -72,15 +79,33 @@ class CfgNode(_YacsNode):
         node = self
         for name in parents:
             node = node[name]
+        literal = parse_literal(value)
+        if isinstance(node[leaf], str) and isinstance(value, str) and isinstance(literal, (int, float, complex)):
+            literal = value  # a text that looks like a number is kept as written
         try:
-            node[leaf] = convert(value, node[leaf])
+            node[leaf] = convert(literal, node[leaf])
         except TypeError:
             wanted = f"{type(node[leaf]).__name__}, like {node[leaf]!r}"
-            raise UserError(f"{where}: {dotted_key} must be {wanted}; found {value!r} ({type(value).__name__})") from None
+            raise UserError(f"{where}: {dotted_key} must be {wanted}; found {literal!r} ({type(literal).__name__})") from None
 
 
-def load_yaml_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict:
-    """Return the nested dictionary of a YAML file merged over those that its `_BASE_` names (relative to the file)."""
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A YAML loader that refuses a key written twice, of which plain YAML silently drops the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is written twice in one section", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def yaml_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
+    """Return (path, options) of a YAML file and of those that its `_BASE_` leads to, the lowest first.
+
+    Raises:
+        UserError: a file is missing or not YAML, or `_BASE_` is no path or leads in a circle.
+    """
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
@@ -88,37 +113,29 @@ def load_yaml_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     if path.resolve() in seen:
         raise UserError(f"{path}: {BASE_KEY} leads back to the file itself")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected KEY: VALUE lines, found {type(tree).__name__}")
-    base = tree.pop(BASE_KEY, None)
-    if base is None:
-        return tree
-    base_path = Path(base).expanduser()
-    if not base_path.is_absolute():
-        base_path = path.parent / base_path
-    return merge_trees(load_yaml_with_base(base_path, (*seen, path.resolve())), tree)
-
-
-def merge_trees(below: dict, above: dict) -> dict:
-    """Return `below` with the entries of `above` laid over it, dictionaries entry by entry."""
-    merged = dict(below)
-    for key, value in above.items():
-        both_trees = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge_trees(merged[key], value) if both_trees else value
-    return merged
+    if BASE_KEY not in tree:
+        return [(path, tree)]
+    base = tree[BASE_KEY]
+    if not isinstance(base, str):
+        raise UserError(f"{path}: {BASE_KEY} must be the path of one file; found {base!r}")
+    # An absolute path stays as it is; a relative one is meant from the file's folder.
+    below = yaml_chain(path.parent / Path(base).expanduser(), (*seen, path.resolve()))
+    return [*below, (path, tree)]
 
 
 def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of every option below `tree`."""
+    """Yield (dotted name, value) of every option below `tree`; an empty section has none."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             yield from leaves(value, f"{name}.")
-        else:
-            yield name, parse_literal(value) if not isinstance(tree, CfgNode) else value
+        elif name != BASE_KEY:
+            yield name, value
 
 
 def parse_literal(value: Any) -> Any:
@@ -127,19 +144,16 @@ def parse_literal(value: Any) -> Any:
         return value
     try:
         return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that its documentation names
         return value
 
 
 def convert(value: Any, like: Any) -> Any:
-    """Return `value` as the type of `like`; TypeError when that would change its meaning."""
-    if isinstance(like, tuple):
-        if isinstance(value, str):
-            return (value,) if value else ()
-        if isinstance(value, (list, tuple)):
-            return tuple(value)
-    if isinstance(like, list) and isinstance(value, (list, tuple)):
-        return list(value)
+    """Return `value` as the type of `like`, elements too; TypeError when that would change its meaning."""
+    if isinstance(like, tuple) and isinstance(value, str):
+        value = (value,) if value else ()
+    if isinstance(like, (list, tuple)) and isinstance(value, (list, tuple)):
+        return type(like)(convert_element(element, like) for element in value)
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(like, str) and value is None:
@@ -151,19 +165,33 @@ def convert(value: Any, like: Any) -> Any:
     raise TypeError
 
 
+def convert_element(value: Any, like: list | tuple) -> Any:
+    """Return an element as the type of those of `like`; an empty default is one of names."""
+    example = like[0] if like else ""
+    if isinstance(example, str) and not isinstance(value, str):
+        raise TypeError
+    return convert(value, example)
+
+
 def unknown_key_message(key: str, valid: dict) -> str:
     """Say that `key` does not exist and which valid key is nearest to it, in the same section if possible."""
-    section, _, leaf = key.rpartition(".")
+    upper = key.upper()
+    section, _, leaf = upper.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in valid if name.rpartition(".")[0] == section}
-    near = [siblings[n] for n in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.5)]
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.8) or near or difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
+    near = (
+        difflib.get_close_matches(upper, valid, n=1, cutoff=0.8)
+        or [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.5)]
+        or difflib.get_close_matches(upper, valid, n=1, cutoff=0.4)
+    )
     hint = f"; the nearest valid key is {near[0]}" if near else "; fastreid/config/defaults.py lists the valid keys"
     return f"unknown key {key}{hint}"
 
 
-def is_dump(path: Path, given: set[str], valid: set[str]) -> bool:
+def is_dump(path: Path, tree: dict, known: int, valid: int) -> bool:
     """Tell whether a file is a run's whole configuration rather than one that a person wrote.
 
-    Runs write theirs as `config.yaml`; one that was renamed is known by setting most of the options that exist.
+    Runs write theirs as `config.yaml`. One that was renamed is known by its sorted sections, by having no `_BASE_`, and
+    by setting most of the options that exist: `known` of them, out of `valid`.
     """
-    return path.name == "config.yaml" or len(given & valid) > len(valid) / 2
+    sections = list(tree)
+    return path.name == "config.yaml" or (BASE_KEY not in tree and sections == sorted(sections) and known > valid / 2)

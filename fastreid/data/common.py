@@ -22,7 +22,8 @@ def read_image(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise for damaged files
+    # What PIL's decoders raise for damaged files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable image ({' '.join(str(error).split())}): replace or remove it") from error
 
 

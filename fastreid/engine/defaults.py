@@ -17,7 +17,7 @@ from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
 from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
-from fastreid.utils.checkpoint import CLASSIFIER, Checkpointer, last_checkpoint, load_weights, read_checkpoint
+from fastreid.utils.checkpoint import CLASSIFIER, LAST_CHECKPOINT, Checkpointer, checkpoint_names, last_checkpoint, load_weights, read_checkpoint
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_text
 from fastreid.utils.logger import setup_logger
@@ -26,6 +26,7 @@ from fastreid.utils.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.json"
 EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD")
 
 
@@ -36,7 +37,7 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder")
     parser.add_argument("--eval-only", action="store_true", help="test only")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="1: training in several processes is not available yet")
-    parser.add_argument("--num-pth", type=int, metavar="K", help="with --resume, take model_<K>.pth instead of the last checkpoint")
+    parser.add_argument("--num-pth", type=int, metavar="K", help="--resume from model_<K>.pth instead of the last checkpoint")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
     return parser
 
@@ -103,10 +104,10 @@ class DefaultTrainer(SimpleTrainer):
     """Everything a run needs, from its config: loaders, model, optimizers, schedules, checkpoints, logs, evaluation."""
 
     def __init__(self, cfg: CfgNode):
-        loaders = build_train_loaders(cfg)
-        cfg = epochs_to_iterations(cfg, loaders.iters_per_epoch, loaders.num_classes, loaders.num_meta_domains)
         if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.WRITE_PERIOD < 1:
             raise UserError("SOLVER.MAX_ITER (epochs) and SOLVER.WRITE_PERIOD (iterations) must be at least 1")
+        loaders = build_train_loaders(cfg)
+        cfg = epochs_to_iterations(cfg, loaders.iters_per_epoch, loaders.num_classes, loaders.num_meta_domains)
         model = build_model(cfg)
         main, norm = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
         super().__init__(cfg, model, loaders.base, loaders.meta, main, norm)
@@ -140,16 +141,25 @@ class DefaultTrainer(SimpleTrainer):
             self.checkpointer.load(Path(self.cfg.MODEL.WEIGHTS))
         elif resume:
             logger.warning(f"--resume: {self.folder} has no checkpoint, training from the beginning")
+        if path is None:
+            self.set_earlier_run_aside()
+
+    def set_earlier_run_aside(self) -> None:
+        """See to it that what a run from the beginning leaves is not taken for an earlier run's, nor the reverse."""
+        if (self.folder / LAST_CHECKPOINT).is_file():
+            logger.warning(f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew")
+            (self.folder / LAST_CHECKPOINT).unlink()
+        metrics = self.folder / METRICS
+        if metrics.is_file():
+            metrics.replace(metrics.with_name("metrics.previous.json"))
 
     def run(self) -> Results:
         """Train to the end and return the last evaluation's results."""
-        cfg, metrics = self.cfg, self.folder / "metrics.json"
+        cfg, metrics = self.cfg, self.folder / METRICS
         if self.start_iter >= cfg.SOLVER.MAX_ITER:
             logger.info(f"training ended at iteration {self.start_iter} already: testing it")
             self.evaluate(self.start_iter)
             return self.results
-        if not self.start_iter:
-            metrics.unlink(missing_ok=True)
         writers = [LogWriter(cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
         self.register_hooks(
             [
@@ -182,7 +192,7 @@ def find_checkpoint(folder: Path, number: int | None) -> Path | None:
         return last_checkpoint(folder)
     path = folder / f"model_{number:07d}.pth"
     if not path.is_file():
-        found = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
+        found = ", ".join(checkpoint_names(folder)) or "none"
         raise UserError(f"--num-pth {number}: no checkpoint {path}; found {found}")
     return path
 

@@ -30,7 +30,7 @@ Parameters = dict[str, Tensor]
 
 
 class NonFiniteLossError(UserError):
-    """A loss became infinite or not a number; the weights were not updated with it."""
+    """A loss became infinite or not a number; no weight was updated with it."""
 
 
 class HookBase:
@@ -45,12 +45,6 @@ class HookBase:
     def after_step(self) -> None: ...
 
     def after_train(self) -> None: ...
-
-    def state_dict(self) -> dict:
-        """Return what a resumed run needs to go on from here."""
-        return {}
-
-    def load_state_dict(self, state: dict) -> None: ...
 
 
 class TrainerBase:
@@ -162,7 +156,7 @@ class SimpleTrainer(TrainerBase):
     def run_step(self) -> None:
         """Run one iteration: base steps (more of them in iteration 0), then meta steps."""
         init = self.cfg.META.SOLVER.INIT
-        for _ in range(init.FIRST_INNER_LOOP if self.iter == 0 and self.has_meta_step else init.INNER_LOOP):
+        for _ in range(init.FIRST_INNER_LOOP if self.iter == 0 else init.INNER_LOOP):
             self.storage.put_scalars(self.run_step_meta_learning1())
         if self.has_meta_step:
             for _ in range(init.OUTER_LOOP):
@@ -188,6 +182,8 @@ class SimpleTrainer(TrainerBase):
         Returns:
             the losses, as {"mtrain/loss_stc": value, ..., "mtest/loss_triplet_mtest": value}
         """
+        if not self.has_meta_step:
+            raise UserError("a meta step needs a meta loader, and META.DATA.NAMES that names its data sets")
         batch = self.next_batch(self.meta_batches)
         mtrain_domains, mtest_domains = self.split_domains()
         mtrain, mtest = select_domains(batch, mtrain_domains), select_domains(batch, mtest_domains)
@@ -282,7 +278,7 @@ class SimpleTrainer(TrainerBase):
         if bad:
             images = "\n  ".join(map(str, batch["img_paths"]))
             raise NonFiniteLossError(
-                f"iteration {self.iter}: not finite: {', '.join(bad)}. Nothing was updated with it. Lower SOLVER.BASE_LR "
+                f"iteration {self.iter}: not finite: {', '.join(bad)}. No weight was updated with it. Lower SOLVER.BASE_LR "
                 f"or META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}"
             )
         return values

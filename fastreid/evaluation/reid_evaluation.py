@@ -89,7 +89,7 @@ def extract_features(cfg, model: nn.Module, test_set: TestSet, name: str = "") -
     was_training = model.training
     model.eval()
     parts = []
-    with tqdm(total=len(test_set.items), desc=name, unit="image", leave=False) as progress:
+    with tqdm(total=len(test_set.items), desc=name, unit="image", leave=False, disable=None) as progress:
         for batch in build_test_loader(cfg, test_set.items):
             parts.append(model(batch).float().cpu())
             progress.update(len(parts[-1]))

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastreid.utils.errors import UserError
+
 
 class Linear(nn.Linear):
     """A linear classifier without bias; the targets are not used."""
@@ -78,10 +80,10 @@ def build_classifier(name: str, in_features: int, num_classes: int, scale: float
     """Return the layer that `MODEL.HEADS.CLS_LAYER` names; its weight, (K, D), starts with deviation 0.001.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        UserError: an unknown name; the message lists the known ones.
     """
     if name not in CLASSIFIERS:
-        raise ValueError(f"MODEL.HEADS.CLS_LAYER must be one of {', '.join(CLASSIFIERS)}; found {name!r}")
+        raise UserError(f"MODEL.HEADS.CLS_LAYER must be one of {', '.join(CLASSIFIERS)}; found {name!r}")
     layer = CLASSIFIERS[name](in_features, num_classes, scale, margin)
     nn.init.normal_(layer.weight, std=0.001)
     return layer

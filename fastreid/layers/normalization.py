@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastreid.utils.errors import UserError
+
 STATS_MODES = ("general", "hold", "eval")
-NORM_TYPES = ("BN", "IN", "BIN_half", "BIN_gate1", "BIN_gate2")
 GATE_INITS = ("one", "zero", "half", "random")
 
 
@@ -147,6 +148,8 @@ class BatchInstanceNormHalf(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch_part, instance_part = x.split([self.batch_channels, x.shape[1] - self.batch_channels], dim=1)
+        if not instance_part.shape[1]:
+            return self.bat_n(batch_part)
         return torch.cat([self.bat_n(batch_part), self.ins_n(instance_part)], dim=1)
 
 
@@ -207,14 +210,20 @@ def initial_gate(num_features: int, init: str) -> Tensor:
     return torch.full((num_features,), {"one": 1.0, "zero": 0.0, "half": 0.5}[init])
 
 
-def norm_factory(norm_type: str, bin_init: str = "one", fc_multiply: float = 0.0) -> Callable[[int], nn.Module]:
+def norm_factory(
+    norm_type: str, bin_init: str = "one", fc_multiply: float = 0.0, others: tuple[str, ...] = ()
+) -> Callable[[int], nn.Module]:
     """Return the constructor, by channel count, of the layer that `MODEL.NORM.TYPE_BACKBONE` names.
 
+    Args:
+        bin_init: a value of `MODEL.NORM.BIN_INIT`. fc_multiply: `MODEL.NORM.IN_FC_MULTIPLY`. others: types that the
+            caller deals with itself, for the message.
+
     Raises:
-        ValueError: an unknown type or gate initialization; the message lists the known ones.
+        UserError: an unknown type or gate initialization; the message lists the known ones.
     """
     if bin_init not in GATE_INITS:
-        raise ValueError(f"MODEL.NORM.BIN_INIT must be one of {', '.join(GATE_INITS)}; found {bin_init!r}")
+        raise UserError(f"MODEL.NORM.BIN_INIT must be one of {', '.join(GATE_INITS)}; found {bin_init!r}")
     factories: dict[str, Callable[[int], nn.Module]] = {
         "BN": BatchNorm,
         "IN": lambda c: InstanceNorm(c, fc_multiply),
@@ -223,5 +232,7 @@ def norm_factory(norm_type: str, bin_init: str = "one", fc_multiply: float = 0.0
         "BIN_gate2": lambda c: BatchInstanceNorm(c, bin_init, fc_multiply),
     }
     if norm_type not in factories:
-        raise ValueError(f"MODEL.NORM.TYPE_BACKBONE must be one of {', '.join(NORM_TYPES)}; found {norm_type!r}")
+        raise UserError(
+            f"MODEL.NORM.TYPE_BACKBONE must be one of {', '.join((*factories, *others))}; found {norm_type!r}"
+        )
     return factories[norm_type]

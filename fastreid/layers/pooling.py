@@ -6,22 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastreid.utils.errors import UserError
+
 
 class GeneralizedMeanPool(nn.Module):
     """(mean over the map of max(x, eps)^p)^(1/p); p = 1 is the average, a large p tends to the maximum.
 
     Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation" (TPAMI 2019). `learned` makes p a
-    parameter ("gempoolP"); otherwise it is a constant that checkpoints carry as a buffer.
+    parameter ("gempoolP"); otherwise it is a constant, which checkpoints do not hold.
     """
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6, learned: bool = False):
         super().__init__()
         self.eps = eps
-        value = torch.tensor([p])
-        if learned:
-            self.p = nn.Parameter(value)
-        else:
-            self.register_buffer("p", value)
+        self.p = nn.Parameter(torch.tensor([p])) if learned else p
 
     def forward(self, x: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(x.clamp(min=self.eps).pow(self.p), 1).pow(1.0 / self.p)
@@ -65,8 +63,8 @@ def build_pool_layer(name: str) -> nn.Module:
     """Return the layer that `MODEL.HEADS.POOL_LAYER` names.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        UserError: an unknown name; the message lists the known ones.
     """
     if name not in POOL_LAYERS:
-        raise ValueError(f"MODEL.HEADS.POOL_LAYER must be one of {', '.join(POOL_LAYERS)}; found {name!r}")
+        raise UserError(f"MODEL.HEADS.POOL_LAYER must be one of {', '.join(POOL_LAYERS)}; found {name!r}")
     return POOL_LAYERS[name]()

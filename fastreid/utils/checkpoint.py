@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,11 @@ class Checkpointer:
         content = {"model": self.model.state_dict(), "iteration": iteration}
         content |= {entry: thing.state_dict() for entry, thing in self.objects.items()}
         path = self.folder / f"{name}.pth"
+        # By way of memory: writing to a full disk, torch.save raises RuntimeError, which could be anything.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
         with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(buffer.getbuffer())
         write_text(self.folder / LAST_CHECKPOINT, path.name)
         logger.info(f"saved {path}")
         return path
@@ -51,19 +55,22 @@ class Checkpointer:
         """Load everything a checkpoint holds and return the iteration to go on with."""
         content = read_checkpoint(path)
         load_weights(self.model, content["model"], path)
-        if "iteration" not in content:
-            raise UserError(f"{path} holds weights only, not a run to resume: start from it with MODEL.WEIGHTS {path}")
+        if not isinstance(content.get("iteration"), int):
+            raise UserError(f"{path} holds no iteration, so it is no run to resume: start from it with MODEL.WEIGHTS {path}")
         fresh = [entry for entry in self.objects if entry not in content]
         for entry, thing in self.objects.items():
             if entry not in content:
                 continue
             try:
                 thing.load_state_dict(content[entry])
-            except (ValueError, KeyError) as error:
-                raise UserError(f"{path}: its {entry} does not fit this model and config ({error}): resume with the config it was made with") from error
+            except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # any, from a foreign state
+                raise UserError(
+                    f"{path}: its {entry} does not fit this model and config ({error}): resume with the config it was "
+                    "made with"
+                ) from error
         if fresh:
             logger.warning(f"{path} does not hold {', '.join(fresh)}: they start anew")
-        return int(content["iteration"]) + 1
+        return content["iteration"] + 1
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -76,32 +83,51 @@ def last_checkpoint(folder: Path) -> Path | None:
     if not marker.is_file():
         return None
     # The published program may write an absolute path of another machine: the file lies beside the marker.
-    path = folder / Path(marker.read_text(encoding="utf-8").strip()).name
-    if not path.is_file():
-        others = sorted(p.name for p in folder.glob("*.pth"))
-        found = f"found {', '.join(others)}: write the one to use into {marker}" if others else f"remove {marker} to start anew"
-        raise UserError(f"{marker} names {path.name}, which is not there; {found}")
-    return path
+    name = Path(marker.read_text(encoding="utf-8").strip()).name
+    if name and (folder / name).is_file():
+        return folder / name
+    problem = f"names {name}, which is not there" if name else "is empty"
+    others = checkpoint_names(folder)
+    found = f"found {', '.join(others)}: write the one to use into {marker}" if others else f"remove {marker} to start anew"
+    raise UserError(f"{marker} {problem}; {found}")
+
+
+def checkpoint_names(folder: Path) -> list[str]:
+    """Return the file names of a folder's checkpoints; hidden files, such as a killed run's, are passed over."""
+    return sorted(path.name for path in folder.glob("*.pth") if not path.name.startswith("."))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint; a file that holds only weights becomes {"model": weights}.
+
+    DataParallel's prefix `module.` is taken off the names.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors and plain values.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: check the path, or train first (the README says where trained models go)")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its unpickler meets, from EOFError to KeyError
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path} is damaged, or holds more than tensors and plain values ({reason}): use another checkpoint") from error
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        return content
-    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return {"model": content}
+    content = load_tensors(path)
+    if isinstance(content, dict) and content:
+        content = content if isinstance(content.get("model"), dict) else {"model": content}
+        if all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content["model"].items()):
+            weights = {name.removeprefix("module."): value for name, value in content["model"].items()}
+            return {**content, "model": weights}
     raise UserError(f"{path} is not a checkpoint: expected a `model` entry with tensors by name")
+
+
+def load_tensors(path: Path) -> Any:
+    """Return the content of a PyTorch file, which may hold nothing that could run code when it is loaded.
+
+    Raises:
+        UserError: the file is damaged, or holds anything but tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its unpickler meets, from EOFError to KeyError
+        raise UserError(
+            f"{path} is damaged, or not a PyTorch file of tensors and plain values ({type(error).__name__}): use another file"
+        ) from error
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -110,7 +136,6 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
     Raises:
         UserError: a tensor is missing, left over or of another shape, so the file is of another architecture.
     """
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
     own = model.state_dict()
     problems = [f"it has no {name}" for name in own if name not in weights]
     problems += [f"it has {name} besides" for name in weights if name not in own]

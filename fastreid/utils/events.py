@@ -7,7 +7,7 @@ from statistics import fmean
 
 
 class EventStorage:
-    """Values of each scalar since the writers last wrote, and the newest one of all time.
+    """Values of each scalar since the writers last wrote.
 
     `iter` is the present iteration. A name's group is what stands before its first slash ("base/loss_cls").
     """
@@ -15,13 +15,11 @@ class EventStorage:
     def __init__(self) -> None:
         self.iter = 0
         self._new: dict[str, list[float]] = defaultdict(list)
-        self._latest: dict[str, float] = {}
         self._sums: dict[str, float] = defaultdict(float)
 
     def put_scalar(self, name: str, value: float) -> None:
         """Append one value."""
         self._new[name].append(float(value))
-        self._latest[name] = float(value)
 
     def put_scalars(self, values: dict[str, float]) -> None:
         """Append one value for each name."""
@@ -45,7 +43,3 @@ class EventStorage:
         """Begin a new period of means."""
         for values in self._new.values():
             values.clear()
-
-    def latest(self, name: str) -> float:
-        """Return the newest value of a name."""
-        return self._latest[name]

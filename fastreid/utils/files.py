@@ -24,12 +24,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error}): check the folder, its permissions and space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path} ({reason}): check the folder, its permissions and space") from error
 
 
 def write_text(path: Path, text: str) -> None:

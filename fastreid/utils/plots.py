@@ -20,13 +20,15 @@ Records = list[dict[str, float]]
 def read_metrics(path: Path) -> Records:
     """Return the records of a `metrics.json`; of two for one iteration (a resumed run) the later value holds.
 
-    A line that a killed run left half-written is passed over.
+    A line that a killed run left half-written is passed over; its iterations are run, and recorded, again.
     """
     merged: dict[int, dict[str, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.endswith("}"):
+        try:
             record = json.loads(line)
-            merged.setdefault(record["iteration"], {}).update(record)
+        except json.JSONDecodeError:
+            continue
+        merged.setdefault(record["iteration"], {}).update(record)
     return [merged[iteration] for iteration in sorted(merged)]
 
 
@@ -60,7 +62,7 @@ def draw_lines(axis, records: Records, names: list[str], title: str, marker: str
     """Draw one line for each name."""
     styles = ("-", "--", ":", "-.")
     for position, name in enumerate(names):
-        axis.plot(*series(records, name), styles[position % len(styles)], marker=marker, label=name)
+        axis.plot(*series(records, name), styles[position % len(styles)], marker=marker, label=name.removeprefix("test/"))
     axis.set(title=title, xlabel="iteration")
     if names:
         axis.legend(fontsize=8)
@@ -69,8 +71,12 @@ def draw_lines(axis, records: Records, names: list[str], title: str, marker: str
 
 
 def draw_evaluations(axis, records: Records, names: list[str]) -> None:
-    """Draw Rank-1 and mAP at each evaluation."""
-    draw_lines(axis, records, names, "Rank-1 and mAP on the test sets (%)", marker="o")
+    """Draw Rank-1 and mAP at each evaluation, and of several data sets the averages."""
+    averages = [name for name in names if "all_average" in name]
+    single = len(names) == 2 * len(averages)  # the average of one data set is that data set
+    shown = [name for name in names if not (single and name in averages)]
+    draw_lines(axis, records, shown, "Rank-1 and mAP on the test sets (%)", marker="o")
+    axis.set_ylim(bottom=0)
 
 
 def draw_gates(axis, records: Records, names: list[str]) -> None:
@@ -79,7 +85,8 @@ def draw_gates(axis, records: Records, names: list[str]) -> None:
     if not with_gates:
         draw_lines(axis, records, [], "Gates by layer")
         return
-    for record in (with_gates[0], with_gates[len(with_gates) // 2], with_gates[-1]):
+    for position in sorted({0, len(with_gates) // 2, len(with_gates) - 1}):
+        record = with_gates[position]
         axis.plot(range(1, len(names) + 1), [record[n] for n in names], label=f"iteration {record['iteration'] + 1}")
     axis.set(title="Average gate by layer (1: batch, 0: instance normalization)", xlabel="layer, input to output")
     axis.legend(fontsize=8)

@@ -57,7 +57,10 @@ class JSONWriter(Writer):
 
     def __init__(self, path: Path):
         self.path = path
+        torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")  # a killed run's last line
         self.file = path.open("a", encoding="utf-8")
+        if torn:
+            self.file.write("\n")
 
     def write(self, trainer) -> None:
         means = trainer.storage.new_means()

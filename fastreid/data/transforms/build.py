@@ -10,11 +10,19 @@ from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
 from fastreid.data.transforms.transforms import RandomPatch, ToFloatTensor
+from fastreid.utils.errors import UserError
+
+PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 def build_transforms(cfg, is_train: bool) -> Callable[[Image.Image], Tensor]:
-    """Return the function PIL image (RGB) -> (3, H, W) float tensor, 0..255, that the options of INPUT describe."""
+    """Return the function PIL image (RGB) -> (3, H, W) float tensor, 0..255, that the options of INPUT describe.
+
+    Raises:
+        UserError: an option is out of its range; the message names it.
+    """
     node = cfg.INPUT
+    check_ranges(node)
     if not is_train:
         return T.Compose([T.Resize(node.SIZE_TEST, InterpolationMode.BICUBIC), ToFloatTensor()])
     steps: list[Callable] = []
@@ -38,3 +46,23 @@ def build_transforms(cfg, is_train: bool) -> Callable[[Image.Image], Tensor]:
     if node.RPT.ENABLED:
         steps.append(RandomPatch(node.RPT.PROB))
     return T.Compose(steps)
+
+
+def check_ranges(node) -> None:
+    """Raise UserError for the first option of `cfg.INPUT` that is out of its range."""
+    probabilities = {"FLIP_PROB": node.FLIP_PROB, "CJ.PROB": node.CJ.PROB, "REA.PROB": node.REA.PROB, "RPT.PROB": node.RPT.PROB}
+    jitter = {f"CJ.{key}": node.CJ[key] for key in ("BRIGHTNESS", "CONTRAST", "SATURATION")}
+    sizes = {"SIZE_TRAIN": node.SIZE_TRAIN, "SIZE_TEST": node.SIZE_TEST}
+    wanted = {
+        **{key: (0 <= value <= 1, "from 0 to 1") for key, value in probabilities.items()},
+        **{key: (value >= 0, "0 or above") for key, value in jitter.items()},
+        **{key: (len(value) == 2 and min(value) > 0, "[height, width] in pixels") for key, value in sizes.items()},
+        "CJ.HUE": (0 <= node.CJ.HUE <= 0.5, "from 0 to 0.5"),
+        "PADDING": (node.PADDING >= 0, "0 or above"),
+        "PADDING_MODE": (node.PADDING_MODE in PADDING_MODES, f"one of {', '.join(PADDING_MODES)}"),
+        "REA.MEAN": (len(node.REA.MEAN) == 3, "one value for each of R, G and B"),
+    }
+    for key, (fits, meaning) in wanted.items():
+        if not fits:
+            value = node[key] if "." not in key else node[key.split(".")[0]][key.split(".")[1]]
+            raise UserError(f"INPUT.{key} must be {meaning}; found {value!r}")

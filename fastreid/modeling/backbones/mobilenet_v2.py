@@ -110,7 +110,7 @@ def norm_by_stage(cfg) -> dict[str, NormFactory]:
     if node.TYPE_BACKBONE == "DualNorm":
         instance: NormFactory = lambda c: InstanceNorm(c, node.IN_FC_MULTIPLY)  # noqa: E731
         return {name: instance if name in DUAL_NORM_INSTANCE_STAGES else BatchNorm for name in stages}
-    return dict.fromkeys(stages, norm_factory(node.TYPE_BACKBONE, node.BIN_INIT, node.IN_FC_MULTIPLY))
+    return dict.fromkeys(stages, norm_factory(node.TYPE_BACKBONE, node.BIN_INIT, node.IN_FC_MULTIPLY, ("DualNorm",)))
 
 
 @BACKBONE_REGISTRY.register()

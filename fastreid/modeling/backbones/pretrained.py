@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from fastreid.layers.normalization import BatchInstanceNorm, BatchInstanceNormHalf, InstanceNorm
+from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,7 @@ def read_weights(path: Path, where_to_get: str) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"no pre-trained weights at {path}: {where_to_get}, {NO_PRETRAIN}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its unpickler meets, from EOFError to KeyError
-        raise UserError(f"{path} is not a readable PyTorch weights file: {' '.join(str(error).split())[:200]}") from error
+    content = load_tensors(path)
     for entry in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]

@@ -6,6 +6,7 @@ that the last stage's stride is an option.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from pathlib import Path
 from typing import Callable
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 from fastreid.layers import norm_factory
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
 from fastreid.modeling.backbones.pretrained import NO_PRETRAIN, load_imagenet, read_weights
+from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -131,15 +135,20 @@ def torchvision_weights(depth: int) -> dict[str, Tensor]:
         UserError: they are not in the cache and cannot be downloaded.
     """
     # The first ImageNet recipe of torchvision, which the published numbers were made with.
-    weights = torchvision.models.get_model_weights(f"resnet{depth}").IMAGENET1K_V1
-    try:
-        return weights.get_state_dict(progress=True, map_location="cpu", weights_only=True)
-    except (URLError, OSError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-        raise UserError(
-            f"torchvision's ResNet-{depth} weights are not at {cache} and cannot be downloaded ({error}): put them "
-            f"there, name a file in MODEL.BACKBONE.PRETRAIN_PATH, {NO_PRETRAIN}"
-        ) from error
+    url = torchvision.models.get_model_weights(f"resnet{depth}").IMAGENET1K_V1.url
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if not cached.is_file():
+        logger.info(f"downloading {url} to {cached}")
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            # torchvision's file names end with the beginning of the hash; RuntimeError is a hash that differs.
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=cached.stem.rpartition("-")[2])
+        except (URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"torchvision's ResNet-{depth} weights are not at {cached} and cannot be downloaded ({error}): put "
+                f"them there, name a file in MODEL.BACKBONE.PRETRAIN_PATH, {NO_PRETRAIN}"
+            ) from error
+    return load_tensors(cached)
 
 
 @BACKBONE_REGISTRY.register()

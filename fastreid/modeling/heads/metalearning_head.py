@@ -44,7 +44,13 @@ class MetalearningHead(nn.Module):
         self.classifier_fc = build_classifier(node.CLS_LAYER, dim, node.NUM_CLASSES, node.SCALE, node.MARGIN)
 
     def forward(self, feature_map: Tensor, targets: Tensor | None = None) -> Tensor | HeadOutput:
-        pooled = self.bottleneck(self.pool_layer(feature_map)).flatten(1)
+        pooled = self.pool_layer(feature_map)
+        if pooled.shape[2:] != (1, 1):
+            raise UserError(
+                "MODEL.HEADS.POOL_LAYER identity is for a backbone that gives 1x1 maps; found "
+                f"{pooled.shape[2]}x{pooled.shape[3]}: choose avgpool"
+            )
+        pooled = self.bottleneck(pooled).flatten(1)
         neck = self.classifier_norm(pooled)
         if not self.training:
             return neck

@@ -21,11 +21,8 @@ def build_model(cfg) -> nn.Module:
     Raises:
         UserError: an option has no such value, or pre-trained weights are missing.
     """
-    try:
-        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    return model.to(select_device(cfg.MODEL.DEVICE))
+    device = select_device(cfg.MODEL.DEVICE)
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(device)
 
 
 def select_device(name: str) -> torch.device:

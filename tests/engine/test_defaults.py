@@ -1,0 +1,231 @@
+"""Arguments, output folders, epochs as iterations, checkpoints by number."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from fastreid.config import get_cfg
+from fastreid.data.build import TrainLoaders
+from fastreid.engine import defaults
+from fastreid.evaluation.reid_evaluation import COLUMNS, Results
+from fastreid.modeling import build_model
+from fastreid.utils.errors import UserError
+
+TINY = """
+MODEL:
+  DEVICE: cpu
+  BACKBONE: {NAME: build_mobilenet_v2_backbone, DEPTH: 2, PRETRAIN: False}
+  NORM: {TYPE_BACKBONE: BIN_gate2}
+  HEADS: {IN_FEAT: 1280}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """Give the package's logger back as it was."""
+    logger = logging.getLogger("fastreid")
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    yield
+    for handler in set(logger.handlers) - set(handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = propagate
+    logger.setLevel(level)
+
+
+def arguments(*words):
+    return defaults.default_argument_parser().parse_intermixed_args(words)
+
+
+def make_cfg(tmp_path, *options):
+    cfg = get_cfg()
+    file = tmp_path / "tiny.yml"
+    file.write_text(TINY)
+    cfg.merge_from_file(file)
+    cfg.merge_from_list(["OUTPUT_DIR", str(tmp_path), *options])
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "config_file, folder",
+    [
+        ("configs/Sample/DG-mobilenet.yml", "logs/Sample/DG-mobilenet"),
+        ("./configs/a.b.yml", "logs/a.b"),
+        ("/data/configs/x/configs/run.yaml", "/data/configs/x/logs/run"),
+        ("../elsewhere/configs/Sample/run.yml", "../elsewhere/logs/Sample/run"),
+        ("/tmp/mine.yml", "logs/mine"),
+        ("mine.yml", "logs/mine"),
+    ],
+)
+def test_output_folder_is_the_configs_path_under_logs(config_file, folder):
+    assert defaults.output_folder(Path(config_file)) == Path(folder)
+
+
+def test_options_and_flags_may_be_mixed():
+    args = arguments("--config-file", "c.yml", "SEED", "-1", "--resume", "MODEL.DEVICE", "cuda:0", "--num-pth", "99")
+    assert (args.config_file, args.resume, args.eval_only, args.num_pth) == ("c.yml", True, False, 99)
+    assert args.opts == ["SEED", "-1", "MODEL.DEVICE", "cuda:0"]
+
+
+class TestSetup:
+    def set_up(self, tmp_path, *words):
+        file = tmp_path / "configs" / "Sample" / "tiny.yml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(TINY)
+        cfg = defaults.default_setup(arguments("--config-file", str(file), *words))
+        return cfg, tmp_path / "logs" / "Sample" / "tiny"
+
+    def test_makes_the_output_folder_with_log_and_config(self, tmp_path):
+        cfg, folder = self.set_up(tmp_path, "SOLVER.BASE_LR", "0.5")
+        assert cfg.OUTPUT_DIR == str(folder) and cfg.is_frozen()
+        assert "tiny.yml" in (folder / "log.txt").read_text()
+        again = get_cfg()
+        again.merge_from_file(folder / "config.yaml")
+        assert again == cfg and again.SOLVER.BASE_LR == 0.5
+
+    def test_testing_leaves_the_training_runs_config_alone(self, tmp_path):
+        _, folder = self.set_up(tmp_path)
+        before = (folder / "config.yaml").read_text()
+        self.set_up(tmp_path, "--eval-only", "SOLVER.BASE_LR", "0.5")
+        assert (folder / "config.yaml").read_text() == before
+
+    def test_same_seed_same_random_numbers(self, tmp_path):
+        numbers = []
+        for seed in ("5", "5", "6"):
+            self.set_up(tmp_path, "SEED", seed)
+            numbers.append(torch.rand(1).item())
+        assert numbers[0] == numbers[1] != numbers[2]
+
+    def test_a_seed_below_zero_is_drawn_and_written_down(self, tmp_path):
+        (first, folder), (second, _) = (self.set_up(tmp_path, "SEED", "-1") for _ in range(2))
+        assert first.SEED >= 0 and first.SEED != second.SEED
+        assert yaml.safe_load((folder / "config.yaml").read_text())["SEED"] == second.SEED
+
+    def test_a_wrong_key_is_one_clear_line(self, tmp_path):
+        with pytest.raises(UserError, match="unknown key SOLVER.BASELR; the nearest valid key is SOLVER.BASE_LR"):
+            self.set_up(tmp_path, "SOLVER.BASELR", "1")
+
+
+class TestEpochs:
+    def convert(self, *options, iters=7):
+        cfg = get_cfg()
+        cfg.merge_from_list(["SOLVER.WRITE_PERIOD", 10, *options])
+        return cfg, defaults.epochs_to_iterations(cfg, iters, num_classes=33, num_domains=4)
+
+    def test_become_iterations(self):
+        cfg, done = self.convert("SOLVER.DELAY_ITERS", 3)
+        solver = done.SOLVER
+        assert (solver.MAX_ITER, solver.WARMUP_ITERS, solver.DELAY_ITERS, solver.CHECKPOINT_PERIOD) == (700, 70, 21, 70)
+        assert solver.STEPS == [280, 490] and solver.ITERS_PER_EPOCH == 7
+
+    def test_sizes_of_the_data_are_filled_in(self):
+        _, done = self.convert()
+        assert done.MODEL.HEADS.NUM_CLASSES == 33 and done.META.DATA.NUM_DOMAINS == 4
+
+    def test_the_config_given_is_left_alone_and_the_new_one_frozen(self):
+        cfg, done = self.convert()
+        assert cfg.SOLVER.MAX_ITER == 100 and cfg.MODEL.HEADS.NUM_CLASSES == 0
+        assert done.is_frozen()
+
+    @pytest.mark.parametrize(
+        "epochs, write_period, expected", [(10, 10, 70), (10, 200, 200), (3, 10, 30), (0, 10, 0), (10, 1, 70)]
+    )
+    def test_evaluations_fall_on_written_iterations(self, epochs, write_period, expected):
+        _, done = self.convert("TEST.EVAL_PERIOD", epochs, "SOLVER.WRITE_PERIOD", write_period)
+        assert done.TEST.EVAL_PERIOD == expected
+
+
+class TestFindCheckpoint:
+    def test_last_one_is_the_default(self, tmp_path):
+        assert defaults.find_checkpoint(tmp_path, None) is None
+        (tmp_path / "last_checkpoint").write_text("/published/elsewhere/model_0000009.pth\n")
+        (tmp_path / "model_0000009.pth").touch()
+        assert defaults.find_checkpoint(tmp_path, None) == tmp_path / "model_0000009.pth"
+
+    def test_a_number_chooses_one(self, tmp_path):
+        (tmp_path / "model_0000119.pth").touch()
+        assert defaults.find_checkpoint(tmp_path, 119) == tmp_path / "model_0000119.pth"
+
+    def test_a_number_that_is_not_there_lists_what_is(self, tmp_path):
+        with pytest.raises(UserError, match="--num-pth 7: no checkpoint .*model_0000007.pth; found none"):
+            defaults.find_checkpoint(tmp_path, 7)
+        (tmp_path / "model_final.pth").touch()
+        with pytest.raises(UserError, match="found model_final.pth"):
+            defaults.find_checkpoint(tmp_path, 7)
+
+    def test_a_marker_without_its_file_is_a_user_error(self, tmp_path):
+        (tmp_path / "last_checkpoint").write_text("model_final.pth")
+        with pytest.raises(UserError, match="names model_final.pth, which is not there"):
+            defaults.find_checkpoint(tmp_path, None)
+
+
+
+@pytest.mark.parametrize("option", ["SOLVER.MAX_ITER", "SOLVER.WRITE_PERIOD"])
+def test_a_run_without_iterations_or_lines_is_a_user_error(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(defaults, "build_train_loaders", lambda cfg: TrainLoaders([], None, 5, 0, 3))
+    with pytest.raises(UserError, match=f"{option} .* at least 1"):
+        defaults.DefaultTrainer(make_cfg(tmp_path, option, 0))
+
+
+class TestTestOnly:
+    """`test_only` with the evaluation itself replaced by a look at the model."""
+
+    @pytest.fixture(autouse=True)
+    def look(self, monkeypatch):
+        self.models = []
+
+        def evaluate(cfg, model):
+            self.models.append(model)
+            return Results({"a": {"0": {column: 50.0 for column in COLUMNS}}})
+
+        monkeypatch.setattr(defaults, "evaluate", evaluate)
+
+    def checkpoint(self, tmp_path, prefix=""):
+        """Save a checkpoint of a model of 9 identities and return the model."""
+        model = build_model(make_cfg(tmp_path, "MODEL.HEADS.NUM_CLASSES", 9))
+        weights = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+        torch.save({"model": weights, "iteration": 3}, tmp_path / "model_0000003.pth")
+        return model
+
+    def check(self, tmp_path, model, cfg, **options):
+        defaults.test_only(cfg, **options)
+        torch.testing.assert_close(self.models[0].state_dict(), model.state_dict(), rtol=0, atol=0)
+        assert "model_0000003.pth" in (tmp_path / "results.json").read_text()
+        assert "| a_average" in (tmp_path / "results.txt").read_text()
+
+    def test_the_last_checkpoint(self, tmp_path):
+        model = self.checkpoint(tmp_path)
+        (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+        # Pre-trained weights are not looked for: all come from the checkpoint.
+        self.check(tmp_path, model, make_cfg(tmp_path, "MODEL.BACKBONE.PRETRAIN", "True"), resume=True)
+
+    def test_a_checkpoint_by_number(self, tmp_path):
+        self.check(tmp_path, self.checkpoint(tmp_path), make_cfg(tmp_path), resume=True, number=3)
+
+    def test_a_named_file(self, tmp_path):
+        model = self.checkpoint(tmp_path)
+        path = str(tmp_path / "model_0000003.pth")
+        self.check(tmp_path, model, make_cfg(tmp_path, "MODEL.WEIGHTS", path), resume=False)
+
+    def test_a_file_saved_by_data_parallel(self, tmp_path):
+        model = self.checkpoint(tmp_path, prefix="module.")
+        path = str(tmp_path / "model_0000003.pth")
+        self.check(tmp_path, model, make_cfg(tmp_path, "MODEL.WEIGHTS", path), resume=False)
+
+    def test_without_a_checkpoint_resuming_is_a_user_error(self, tmp_path):
+        with pytest.raises(UserError, match="--eval-only --resume: no checkpoint in .*MODEL.WEIGHTS"):
+            defaults.test_only(make_cfg(tmp_path), resume=True)
+
+    def test_a_checkpoint_of_another_architecture_is_a_user_error(self, tmp_path):
+        self.checkpoint(tmp_path)
+        with pytest.raises(UserError, match="another architecture than the config.*MODEL.BACKBONE.DEPTH") as error:
+            defaults.test_only(make_cfg(tmp_path, "MODEL.BACKBONE.DEPTH", 3), resume=True, number=3)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+    def test_the_untrained_model_otherwise(self, tmp_path):
+        defaults.test_only(make_cfg(tmp_path), resume=False)
+        assert len(self.models) == 1

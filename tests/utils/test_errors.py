@@ -1,0 +1,70 @@
+"""How commands show what the user can mend."""
+
+import sys
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from fastreid.utils.errors import UserError, run_command
+
+
+class NarrowerError(UserError):
+    """A kind of its own, as the engine has."""
+
+
+def outcome(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run_command(command)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return exit_.value.code, captured.err
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize("kind", [UserError, NarrowerError])
+def test_an_error_of_the_user_is_one_line_and_status_2(kind, capsys):
+    assert outcome(raising(kind("a.yml: no such key")), capsys) == (2, "error: a.yml: no such key\n")
+
+
+def test_ctrl_c_is_status_130(capsys):
+    assert outcome(raising(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
+
+
+def test_a_defect_of_the_program_is_raised(capsys):
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 / 0)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_command_that_ends_well_says_nothing(capsys):
+    assert run_command(lambda: 5) is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_exit_of_the_command_itself_goes_through():
+    with pytest.raises(SystemExit) as exit_:
+        run_command(lambda: sys.exit(7))
+    assert exit_.value.code == 7
+
+
+class Broken(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise OSError("cut short")
+        except OSError as error:
+            raise UserError("people/0001.jpg is not a readable image: replace it") from error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_loader_worker_is_the_same_line(workers, capsys):
+    status = outcome(lambda: list(DataLoader(Broken(), num_workers=workers)), capsys)
+    assert status == (2, "error: people/0001.jpg is not a readable image: replace it\n")

@@ -1,0 +1,77 @@
+"""Files that appear only when they are complete."""
+
+import json
+
+import pytest
+
+from fastreid.utils.errors import UserError
+from fastreid.utils.files import atomic_path, write_json, write_text
+
+
+def test_a_file_appears_only_at_the_end(tmp_path):
+    path = tmp_path / "new" / "folder" / "result.png"
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.parent == path.parent and temporary.suffix == ".png" and temporary.name.startswith(".")
+    assert path.read_text() == "half"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        with atomic_path(path) as temporary:
+            temporary.write_text("new")
+            raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_ctrl_c_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        with atomic_path(path) as temporary:
+            temporary.write_text("new")
+            raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "result.txt"
+    with atomic_path(path) as first, atomic_path(path) as second:
+        assert first != second
+        first.write_text("1")
+        second.write_text("2")
+    assert path.read_text() == "1"  # the outer block ends last
+
+
+def test_a_path_that_is_a_folder_is_an_error(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="cannot write .*taken .*: check the folder, its permissions and space"):
+        write_text(tmp_path / "taken", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_folder_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="cannot write .*result.txt"):
+        write_text(tmp_path / "taken" / "result.txt", "text")
+
+
+def test_text_and_json_are_utf_8(tmp_path):
+    write_text(tmp_path / "a.txt", "Größe\n")
+    assert (tmp_path / "a.txt").read_bytes() == "Größe\n".encode()
+    write_json(tmp_path / "a.json", {"mAP": 12.5, "splits": [1, 2]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"mAP": 12.5, "splits": [1, 2]}
+    assert (tmp_path / "a.json").read_text().endswith("}\n")
+
+
+def test_what_is_no_json_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert (tmp_path / "a.json").read_text() == "1\n"
