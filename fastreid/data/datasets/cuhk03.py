@@ -40,7 +40,7 @@ class DGCUHK03Detected(ReidDataset):
 
     def train(self) -> Items:
         """All images."""
-        return self.read_images(self.subfolder(f"images_{self.boxes}"), self.pattern, self.example, _pid_and_camid)
+        return self.read_images(self.subfolder(f"images_{self.boxes}"), self.pattern, self.example, pair_pid_and_camid)
 
 
 class DGCUHK03Labeled(DGCUHK03Detected):
@@ -172,6 +172,7 @@ class CUHK03ClassicLabeled(CUHK03Classic):
     boxes = "labeled"
 
 
-def _pid_and_camid(match: re.Match) -> tuple[int, int]:
+def pair_pid_and_camid(match: re.Match) -> tuple[int, int]:
+    """Identity and camera from the groups `pair`, `person` and `view` of a file name."""
     pair, person, view = int(match["pair"]), int(match["person"]), int(match["view"])
     return pair * PERSON_RANGE + person, 2 * (pair - 1) + view - 1

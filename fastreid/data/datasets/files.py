@@ -127,7 +127,8 @@ def names_alike(found: str, expected: str) -> bool:
     found, expected = (re.sub(r"[\W_]", "", folder.lower()) for folder in (found, expected))
     if found == expected:
         return True
-    if min(len(found), len(expected)) >= 4 and (found in expected or expected in found):
+    short, long = sorted((found, expected), key=len)
+    if 4 <= len(short) >= len(long) / 2 and short in long:
         return True
     # With other digits it is another data set (cuhk02 and cuhk03), not a slip.
     same_digits = re.sub(r"\D", "", found) == re.sub(r"\D", "", expected)
