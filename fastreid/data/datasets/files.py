@@ -124,12 +124,19 @@ def likely_mistake(expected: Path) -> str:
 
 def names_alike(found: str, expected: str) -> bool:
     """Whether two folder names are spellings of one: equal but for signs, one within the other, or a typing slip."""
-    found, expected = (re.sub(r"[\W_]", "", folder.lower()) for folder in (found, expected))
+    parts = [re.split(r"[\W_]+", folder.lower()) for folder in (found, expected)]
+    found, expected = ("".join(words) for words in parts)
     if found == expected:
         return True
     short, long = sorted((found, expected), key=len)
     if 4 <= len(short) >= len(long) / 2 and short in long:
         return True
-    # With other digits it is another data set (cuhk02 and cuhk03), not a slip.
+    # With other digits it is another data set (cuhk02 and cuhk03), with another word another part (cam_a and cam_b).
     same_digits = re.sub(r"\D", "", found) == re.sub(r"\D", "", expected)
-    return same_digits and difflib.SequenceMatcher(None, found, expected).ratio() >= 0.75
+    same_words = len(parts[0]) != len(parts[1]) or all(_similar(*words) >= 0.6 for words in zip(*parts, strict=True))
+    return same_digits and same_words and _similar(found, expected) >= 0.75
+
+
+def _similar(one: str, other: str) -> float:
+    """How alike two texts are, 0..1."""
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -138,7 +138,7 @@ class PrepareCUHKSYSU(Preparation):
         self.remove_leftovers(folder)
         there = [scene for scene in todo if str(scene.image) not in set(absent)]
         failures = [failure for failed in run_jobs(partial(cut, folder=folder), there, self.workers,
-                                                   f"{self.name}: cropping", "scene") for failure in failed]
+                                                   f"{self.name}: cropping", "scene", chunk=4) for failure in failed]
         if failures:
             names = sorted(name for name, _ in failures)
             reason = dict(failures)[names[0]]

@@ -81,9 +81,8 @@ def missing_part(root: Path, path: Path, part: str, aliases: Sequence[str], advi
             return Problem("wrong folder name", f"in {parent} found {name}/, expected {first.name}/: rename it")
     for outer in folders_in(parent):
         if (outer / first.name).is_dir():
-            inner = (outer / first.name).relative_to(path).as_posix()
-            return Problem("one level too deep", f"in {path} found {inner}/, expected {short}/: move what is in "
-                                                 f"{outer} up one level")
+            return Problem("one level too deep", f"in {parent} found {outer.name}/ with the set's folders in it, expected "
+                                                 f"them in {parent} itself: move what is in {outer.name}/ up one level")
     if (root / short).is_dir():
         return Problem("one level too high", f"found {root / short}/, expected {first}/: move it there")
     archives = archives_in(path)
