@@ -89,8 +89,8 @@ def make_plans(args: argparse.Namespace) -> list[tuple[Plan, dict[str, int]]]:
         if value < low:
             raise UserError(f"{option} {value}: expected {low} or more")
     if args.raw and images > NUM_VIEWS and "cuhk03" in names:
-        raise UserError(f"--images {images}: cuhk-03.mat has room for {NUM_VIEWS} images of a person; give fewer, or leave "
-                        f"out --raw")
+        raise UserError(f"--images {images}: cuhk-03.mat has room for {NUM_VIEWS} images of a person; give fewer, or "
+                        f"leave out --raw")
     planned = []
     for name in dict.fromkeys(names):
         counts = PUBLISHED[name] if published else counts_for(name, ids, images, test_ids)

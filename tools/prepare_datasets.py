@@ -42,7 +42,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help="data root (default: $FASTREID_DATASETS, or datasets)")
     parser.add_argument("--check", action="store_true", help="verify only, write nothing into the data root")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
-    parser.add_argument("--workers", type=int, default=num_cores(), metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--workers", type=int, default=num_cores(), metavar="N",
+                        help="processes (default: one per core)")
     return parser.parse_args(argv)
 
 

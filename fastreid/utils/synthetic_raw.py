@@ -67,7 +67,7 @@ class Cells:
 def pack_cuhk03(drawn: Path, target: Path, seed: int) -> None:
     """cuhk-03.mat out of images_detected and images_labeled."""
     with atomic_path(target) as temporary:
-        with h5py.File(temporary, "w", userblock_size=USER_BLOCK, track_order=False) as file:
+        with h5py.File(temporary, "w", userblock_size=USER_BLOCK) as file:
             cells = Cells(file)
             for boxes in ("detected", "labeled"):
                 images: dict[tuple[int, int], dict[int, Path]] = defaultdict(dict)

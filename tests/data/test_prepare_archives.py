@@ -114,8 +114,9 @@ def test_cuhk03_new_split_is_read_from_json_once_prepared(raw):
     assert list(before.items) == list(after.items) and (before.splits[0].query == after.splits[0].query).all()
     assert len(build_dataset("CUHK03_labeled", raw).train()) == 12
     splits = raw / "cuhk03" / "splits_new_labeled.json"
+    negative = splits.read_text().replace('"camId": [\n    1', '"camId": [\n    -1')
     for content, message in (("[", "cannot be read as JSON"), ("{}", "filelist is a list of str"),
-                             (splits.read_text().replace('"camId": [\n    1', '"camId": [\n    -1'), "not be negative")):
+                             (negative, "not be negative")):
         splits.write_text(content)
         with pytest.raises(UserError, match=f"{message}.*delete it"):
             build_dataset("CUHK03_labeled", raw).train()
@@ -201,7 +202,8 @@ def test_crops_are_the_pixels_of_the_box(tmp_path):
     rows, columns = np.mgrid[:20, :30]
     pixels = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "s7.png")
-    scene = Scene(tmp_path / "s7.png", {"whole.png": (3, 2, 4, 9), "edge.png": (28, 15, 9, 9), "out.png": (31, 1, 4, 4)})
+    boxes = {"whole.png": (3, 2, 4, 9), "edge.png": (28, 15, 9, 9), "out.png": (31, 1, 4, 4)}
+    scene = Scene(tmp_path / "s7.png", boxes)
     [(name, reason)] = cut(scene, tmp_path)
     assert name == "out.png" and "outside" in reason and not (tmp_path / "out.png").exists()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "whole.png")), pixels[1:11, 2:7])

@@ -71,12 +71,16 @@ def nest(folder: Path, name: str) -> None:
 
 
 DAMAGES = {
-    "wrong folder name": ("viper", lambda r: (r / "viper").rename(r / "VIPeR"), r"found VIPeR/, expected viper/: rename"),
+    "wrong folder name": ("viper", lambda r: (r / "viper").rename(r / "VIPeR"),
+        r"found VIPeR/, expected viper/: rename"),
     "wrong folder name, of the archive": (
-        "grid", lambda r: (r / "GRID").rename(r / "underground_reid"), r"found underground_reid/, expected GRID/: rename"),
+        "grid", lambda r: (r / "GRID").rename(r / "underground_reid"),
+        r"found underground_reid/, expected GRID/: rename"),
     "wrong folder name, inside": (
-        "ilids", lambda r: (r / "QMUL-iLIDS/images").rename(r / "QMUL-iLIDS/Persons"), "found Persons/, expected images/"),
-    "one level too deep": ("viper", lambda r: nest(r / "viper", "VIPeR"), "found VIPeR/ with .*, expected .*: move what is in VIPeR/ up"),
+        "ilids", lambda r: (r / "QMUL-iLIDS/images").rename(r / "QMUL-iLIDS/Persons"),
+        "found Persons/, expected images/"),
+    "one level too deep": ("viper", lambda r: nest(r / "viper", "VIPeR"),
+        "found VIPeR/ with .*, expected .*: move what is in VIPeR/ up"),
     "one level too deep, the set": (
         "prid", lambda r: nest(r / "prid_2011", "prid_2011") or (r / "prid_2011").rename(r / "downloads"),
         r"found downloads/prid_2011/, expected prid_2011/ in .*--root"),
@@ -95,20 +99,27 @@ DAMAGES = {
         r"query/holiday1.jpg and 1 more, expected names like 0002_c1s1_000451_03.jpg: rename or remove"),
     "unreadable image": ("dukemtmc", lambda r: truncate(first_in(r / "DukeMTMC-reID/query")),
                          r"query/0004_c6_f0046266.jpg \(.*truncated.*\): get it from the archive again"),
-    "unreadable image, PNG": ("prid", lambda r: truncate(r / "prid_2011/single_shot/cam_a/person_0003.png"), "person_0003"),
+    "unreadable image, PNG": ("prid", lambda r: truncate(r / "prid_2011/single_shot/cam_a/person_0003.png"),
+        "person_0003"),
     "unreadable image, BMP": ("viper", lambda r: truncate(first_in(r / "viper/cam_b")), "truncated"),
-    "unreadable image, text": ("cuhk03_labeled", lambda r: first_in(r / "cuhk03/images_labeled").write_text("?"), "cannot"),
+    "unreadable image, text": ("cuhk03_labeled", lambda r: first_in(r / "cuhk03/images_labeled").write_text("?"),
+        "cannot"),
     "empty file": ("cuhk02", lambda r: first_in(r / "cuhk02/P1/cam1").write_bytes(b""), "of 0 bytes: get it"),
-    "cannot be used, unpaired": ("viper", lambda r: first_in(r / "viper/cam_b").unlink(), "person 0 has an image in one"),
+    "cannot be used, unpaired": ("viper", lambda r: first_in(r / "viper/cam_b").unlink(),
+        "person 0 has an image in one"),
     "cannot be used, doubled": ("prid", lambda r: shutil.copy(first_in(r / "prid_2011/single_shot/cam_a"),
-                                                              r / "prid_2011/single_shot/cam_a/person_1.png"), "remove one"),
+                                                              r / "prid_2011/single_shot/cam_a/person_1.png"),
+        "remove one"),
     "cannot be used, partitions missing": (
-        "grid", lambda r: (r / "GRID/features_and_partitions.mat").unlink(), "partitions.mat is missing.*unpacked whole$"),
+        "grid", lambda r: (r / "GRID/features_and_partitions.mat").unlink(),
+        "partitions.mat is missing.*unpacked whole$"),
     "cannot be used, partitions broken": (
-        "grid", lambda r: truncate(r / "GRID/features_and_partitions.mat"), "cannot read .*partitions.mat as a MATLAB v5"),
+        "grid", lambda r: truncate(r / "GRID/features_and_partitions.mat"),
+        "cannot read .*partitions.mat as a MATLAB v5"),
     "cannot be used, partitions of another kind": (
         "grid", lambda r: savemat(r / "GRID/features_and_partitions.mat", {"x": 1}), "has no variable trainIdxAll"),
-    "cannot be used, splits": ("ilids", lambda r: (r / "QMUL-iLIDS/splits.json").write_text("[1"), "fix it, or delete it"),
+    "cannot be used, splits": ("ilids", lambda r: (r / "QMUL-iLIDS/splits.json").write_text("[1"),
+        "fix it, or delete it"),
     "cannot be used, protocol": ("cuhk03_detected", lambda r: (
         r / "cuhk03/cuhk03_new_protocol_config_detected.mat").write_bytes(b"x" * 300), "as a MATLAB v5 file"),
     "protocol missing": ("cuhk03_detected", lambda r: (r / "cuhk03/cuhk03_new_protocol_config_detected.mat").unlink(),
@@ -116,7 +127,8 @@ DAMAGES = {
     "list missing": ("msmt17_v1", lambda r: (r / "MSMT17_V1/list_query.txt").unlink(), "list_query.txt: unpack"),
     "line cannot be read": ("msmt17_v1", lambda r: (r / "MSMT17_V1/list_train.txt").open("a").write("0000.jpg\n"),
                             r"list_train.txt line \d+, '0000.jpg', expected lines like"),
-    "image missing": ("msmt17_v1", lambda r: first_in(r / "MSMT17_V1/test/0002").unlink(), r"list_query.txt names test/0002"),
+    "image missing": ("msmt17_v1", lambda r: first_in(r / "MSMT17_V1/test/0002").unlink(),
+        r"list_query.txt names test/0002"),
     "not there": ("cuhk_sysu", lambda r: shutil.rmtree(r / "CUHK-SYSU"), "no folder .*CUHK-SYSU: put the set there"),
 }
 STILL_USABLE = {"protocol missing"}

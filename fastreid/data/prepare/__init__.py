@@ -20,8 +20,8 @@ __all__ = ["SETS", "Preparation", "Problem", "Report", "all_usable", "chosen_set
            "problem_sheet", "summary_table"]
 
 SETS: dict[str, type[Preparation]] = {kind.name: kind for kind in (
-    PrepareMarket1501, PrepareDukeMTMC, PrepareCUHK02, PrepareCUHK03, PrepareCUHK03Labeled, PrepareCUHKSYSU, PrepareGRID,
-    PreparePRID, PrepareILIDS, PrepareVIPeR, PrepareMSMT17V1, PrepareMSMT17V2)}
+    PrepareMarket1501, PrepareDukeMTMC, PrepareCUHK02, PrepareCUHK03, PrepareCUHK03Labeled, PrepareCUHKSYSU,
+    PrepareGRID, PreparePRID, PrepareILIDS, PrepareVIPeR, PrepareMSMT17V1, PrepareMSMT17V2)}
 FAMILIES = {"cuhk03": ["cuhk03_detected", "cuhk03_labeled"], "msmt17": ["msmt17_v1", "msmt17_v2"]}
 # What names in DATASETS mean that are not a set's own name with DG_ or ALL_ before it.
 OTHER_NAMES = {"cuhk03_classic": ["cuhk03_detected"], "cuhk03_classic_labeled": ["cuhk03_labeled"],

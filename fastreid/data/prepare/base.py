@@ -194,8 +194,8 @@ class Preparation:
         others = [f"{self.report.counts[key]:,} {key} (published {published:,})"
                   for key, published in self.published.items() if self.report.counts[key] != published]
         if others:
-            self.add("other counts than published", f"{', '.join(others)}: it can be used, but if it should be the whole "
-                                                    f"set, unpack it again", fatal=False)
+            self.add("other counts than published", f"{', '.join(others)}: it can be used, but if it should be the "
+                                                    f"whole set, unpack it again", fatal=False)
 
     # Helpers
 

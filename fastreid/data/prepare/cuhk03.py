@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from fastreid.data.datasets import build_dataset
-from fastreid.data.datasets.cuhk03 import CUHK03, NUM_CLASSIC_SPLITS, PROTOCOL_KEYS, DGCUHK03Detected, pair_pid_and_camid
+from fastreid.data.datasets.cuhk03 import (
+    CUHK03, NUM_CLASSIC_SPLITS, PROTOCOL_KEYS, DGCUHK03Detected, pair_pid_and_camid)
 from fastreid.data.datasets.splits import shuffled
 from fastreid.data.prepare.base import Part, Preparation
 from fastreid.data.prepare.jobs import run_jobs
@@ -186,8 +187,9 @@ class PrepareCUHK03(Preparation):
         if self.new_splits.exists():
             return
         if not self.protocol_mat.is_file():
-            self.add("protocol missing", f"no file {self.protocol_mat}: {self.protocol_reader} (767/700) cannot be used "
-                                         f"without it, {self.train_readers[0]} can; get it from the CUHK03-NP page",
+            self.add("protocol missing", f"no file {self.protocol_mat}: {self.protocol_reader} (767/700) cannot be "
+                                         f"used without it, {self.train_readers[0]} can; get it from the CUHK03-NP "
+                                         f"page",
                      fatal=False)
         elif not self.check_only:
             dataset = build_dataset(self.protocol_reader, self.root)

@@ -123,8 +123,8 @@ class PrepareCUHKSYSU(Preparation):
         missing = sum(len(scene.crops) for scene in todo)
         if missing and self.check_only:
             self.is_prepared = False
-            self.add("not prepared", f"{folder.name}/ lacks {missing:,} of the {total:,} crops in annotation/Person.mat: "
-                                     f"run this tool without --check")
+            self.add("not prepared", f"{folder.name}/ lacks {missing:,} of the {total:,} crops in "
+                                     f"annotation/Person.mat: run this tool without --check")
         elif missing:
             self.cut_all(todo, folder, source, missing)
 

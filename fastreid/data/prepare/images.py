@@ -8,8 +8,6 @@ from PIL import Image
 
 from fastreid.data.prepare.jobs import run_jobs
 
-EMPTY = "the file is empty"
-
 
 def damage(path: str) -> tuple[str, str] | None:
     """(path, reason) of an image that cannot be read; None if it can."""

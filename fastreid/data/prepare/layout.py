@@ -48,8 +48,8 @@ def missing_set_folder(root: Path, folder: str, archive_folders: Sequence[str], 
     if names_alike(root.name, folder) and any((root / part).is_dir() for part in parts):
         return Problem("wrong root", f"{root} seems to be the set itself: give the folder above it as --root")
     if parts and all((root / part).is_dir() for part in parts):
-        return Problem("one level too high", f"found {parts[0]}/ in {root} itself, expected {path / parts[0]}/: if they "
-                                             f"are this set's, make {folder}/ and move them into it", fatal=False)
+        return Problem("one level too high", f"found {parts[0]}/ in {root} itself, expected {path / parts[0]}/: if "
+                                             f"they are this set's, make {folder}/ and move them into it", fatal=False)
     for outer in folders_in(root):
         inner = next((outer / name for name in (folder, *archive_folders) if (outer / name).is_dir()), None)
         if inner is not None:
@@ -68,7 +68,7 @@ def missing_part(root: Path, path: Path, part: str, aliases: Sequence[str], advi
         return None
     # The outermost folder that is missing is the one to talk about.
     first = next(folder for folder in [*reversed(wanted.parents), wanted] if not folder.is_dir())
-    short, parent = first.relative_to(path).as_posix(), first.parent
+    parent = first.parent
     if first.is_symlink():
         return Problem("broken link", f"{first}{likely_mistake(first)}: mount its disk, or link it again")
     if first.exists():
@@ -81,10 +81,12 @@ def missing_part(root: Path, path: Path, part: str, aliases: Sequence[str], advi
             return Problem("wrong folder name", f"in {parent} found {name}/, expected {first.name}/: rename it")
     for outer in folders_in(parent):
         if (outer / first.name).is_dir():
-            return Problem("one level too deep", f"in {parent} found {outer.name}/ with the set's folders in it, expected "
-                                                 f"them in {parent} itself: move what is in {outer.name}/ up one level")
-    if (root / short).is_dir():
-        return Problem("one level too high", f"found {root / short}/, expected {first}/: move it there")
+            return Problem("one level too deep", f"in {parent} found {outer.name}/ with the set's folders in it, "
+                                                 f"expected them in {parent} itself: move what is in {outer.name}/ "
+                                                 f"up one level")
+    outside = root / first.relative_to(path)
+    if outside.is_dir():
+        return Problem("one level too high", f"found {outside}/, expected {first}/: move it there")
     archives = archives_in(path)
     if archives:
         return Problem("archive not unpacked", f"found {archives[0]}, expected {first}/: unpack it there")
