@@ -4,6 +4,7 @@
     python tools/make_synthetic_datasets.py --root datasets --sets market1501 grid --ids 100 --images 12
     python tools/make_synthetic_datasets.py --root datasets --scale published    # as many images as the real sets
     python tools/make_synthetic_datasets.py --root datasets --folder mine        # for folder:mine
+    python tools/make_synthetic_datasets.py --root datasets --raw                # to try prepare_datasets.py on
 
 Folders and file names are those of the real sets, the pictures are drawings. The same seed gives the same bytes,
 whatever the number of workers. An interrupted run goes on where it stopped when it is started again.
@@ -19,6 +20,7 @@ import re
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,11 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 from fastreid.utils.errors import UserError  # noqa: E402
 from fastreid.utils.synthetic_layouts import (  # noqa: E402
     MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
+from fastreid.utils.synthetic_raw import NUM_VIEWS, RAW_FILES, pack  # noqa: E402
 from fastreid.utils.synthetic_scenes import Shot, save_shot  # noqa: E402
 
 MARKER = ".made_by_make_synthetic_datasets.json"
 DRAWING_VERSION = 1  # to be raised when the same options give other bytes
 MIN_SIZE = (32, 16)
+STAGING = ".drawn"  # where images wait in a set's folder to be packed into the publishers' files
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -52,6 +56,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)) if hasattr(
         os, "sched_getaffinity") else os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--raw", action="store_true", help="cuhk03 and cuhk_sysu as the publishers give them, to be "
+                                                           "prepared by prepare_datasets.py")
     parser.add_argument("--overwrite", action="store_true", help="replace sets that this tool made with other options")
     return parser.parse_args(argv)
 
@@ -82,6 +88,9 @@ def make_plans(args: argparse.Namespace) -> list[tuple[Plan, dict[str, int]]]:
                                ("--workers", args.workers, 1)):
         if value < low:
             raise UserError(f"{option} {value}: expected {low} or more")
+    if args.raw and images > NUM_VIEWS and "cuhk03" in names:
+        raise UserError(f"--images {images}: cuhk-03.mat has room for {NUM_VIEWS} images of a person; give fewer, or "
+                        f"leave out --raw")
     planned = []
     for name in dict.fromkeys(names):
         counts = PUBLISHED[name] if published else counts_for(name, ids, images, test_ids)
@@ -114,6 +123,20 @@ def must_be_replaced(folder: Path, options: dict, overwrite: bool) -> bool:
     return False
 
 
+def staged(plan: Plan) -> Plan:
+    """The same images in a folder of their own, to be packed when all are drawn."""
+    shots = [replace(shot, path=shot.path.replace(plan.folder, f"{plan.folder}/{STAGING}", 1)) for shot in plan.shots]
+    return replace(plan, shots=shots)
+
+
+def pack_staged(plan: Plan, folder: Path, seed: int) -> None:
+    """Turn the drawn images of a set into the publishers' files."""
+    drawn = folder / STAGING
+    if drawn.is_dir():
+        pack(plan.domain, drawn, folder, seed)
+        shutil.rmtree(drawn)
+
+
 def draw(root: Path, shots: list[Shot], seed: int, size: tuple[int, int], workers: int) -> None:
     """Make all images, with a progress bar."""
     for folder in sorted({(root / shot.path).parent for shot in shots}):
@@ -143,7 +166,7 @@ def run(args: argparse.Namespace) -> str:
     """Plan, check, draw; returns the summary. Raises UserError before anything is written, or if writing fails."""
     size, planned = checked_size(args.size), make_plans(args)
     options = [{"version": DRAWING_VERSION, "seed": args.seed, "size": args.size, "counts": counts}
-               for _, counts in planned]
+               | ({"raw": True} if args.raw and plan.domain in RAW_FILES else {}) for plan, counts in planned]
     folders = [args.root / plan.folder for plan, _ in planned]
     stale = [must_be_replaced(folder, mine, args.overwrite) for folder, mine in zip(folders, options, strict=True)]
     rows, todo = [], []
@@ -155,12 +178,17 @@ def run(args: argparse.Namespace) -> str:
             (folder / MARKER).write_text(json.dumps(mine), encoding="utf-8")
             for path, content in plan.files.items():
                 (args.root / path).write_bytes(content)
-            missing = [shot for shot in plan.shots if not (args.root / shot.path).exists()]
+            packed = "raw" in mine and (folder / RAW_FILES[plan.domain]).exists()
+            shots = staged(plan).shots if "raw" in mine else plan.shots
+            missing = [] if packed else [shot for shot in shots if not (args.root / shot.path).exists()]
             todo += sorted(missing, key=lambda shot: shot.camera)  # a worker prepares a camera once
             people = {shot.identity for shot in plan.shots if shot.identity < NOBODY}
             cameras = {shot.camera for shot in plan.shots}
             rows.append((plan.domain, folder, len(plan.shots), len(people), len(cameras), len(missing)))
         draw(args.root, todo, args.seed, size, args.workers)
+        for (plan, _), folder, mine in zip(planned, folders, options, strict=True):
+            if "raw" in mine:
+                pack_staged(plan, folder, args.seed)
     except OSError as error:
         raise UserError(f"cannot write {error.filename or args.root}: {error.strerror or error}; check the disk's free "
                         f"space and the permissions, then start again") from error

@@ -97,6 +97,16 @@ def test_another_data_set_is_not_taken_for_a_misnamed_one(tmp_path):
     assert "found" not in str(error.value)
 
 
+def test_another_part_of_a_data_set_is_not_taken_for_the_missing_one(tmp_path):
+    (tmp_path / "viper" / "cam_a").mkdir(parents=True)
+    (tmp_path / "viper" / "cam_a" / "000_45.bmp").touch()
+    with pytest.raises(UserError, match=r"cam_b is missing \(.*viper holds cam_a/\)"):
+        build_dataset("DG_VIPeR", tmp_path).test()
+    (tmp_path / "Market-1501-v15.09.15" / "bounding_box_test").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"bounding_box_train is missing \(.*holds bounding_box_test/\)"):
+        build_dataset("Market1501", tmp_path).train()
+
+
 def test_a_dangling_link_and_a_file_in_the_folders_place_are_named_as_such(tmp_path):
     (tmp_path / "viper").symlink_to(tmp_path / "unmounted")
     (tmp_path / "GRID").touch()

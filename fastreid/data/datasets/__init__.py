@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fastreid.data.datasets.bases import Items, ReidDataset, Split, TestSet
 from fastreid.data.datasets.cuhk02 import CUHK02
-from fastreid.data.datasets.cuhk03 import CUHK03, CUHK03Labeled, DGCUHK03Detected, DGCUHK03Labeled
+from fastreid.data.datasets.cuhk03 import (
+    CUHK03, CUHK03Classic, CUHK03ClassicLabeled, CUHK03Labeled, DGCUHK03Detected, DGCUHK03Labeled)
 from fastreid.data.datasets.cuhk_sysu import CUHKSYSU
 from fastreid.data.datasets.dukemtmc import DGDukeMTMC, DukeMTMC
 from fastreid.data.datasets.files import datasets_root
@@ -15,7 +16,7 @@ from fastreid.data.datasets.grid import GRID
 from fastreid.data.datasets.ilids import ILIDS
 from fastreid.data.datasets.image_folder import PREFIX, ImageFolder
 from fastreid.data.datasets.market1501 import DGMarket1501, Market1501
-from fastreid.data.datasets.msmt17 import MSMT17
+from fastreid.data.datasets.msmt17 import MSMT17, MSMT17V1, MSMT17V2
 from fastreid.data.datasets.prid import PRID
 from fastreid.data.datasets.viper import VIPeR, VIPeRAllVariants
 from fastreid.utils.errors import UserError
@@ -35,7 +36,11 @@ DATASETS: dict[str, type[ReidDataset]] = {
     "DukeMTMC": DukeMTMC,
     "CUHK03": CUHK03,
     "CUHK03_labeled": CUHK03Labeled,
+    "CUHK03_classic": CUHK03Classic,
+    "CUHK03_classic_labeled": CUHK03ClassicLabeled,
     "MSMT17": MSMT17,
+    "MSMT17_V1": MSMT17V1,
+    "MSMT17_V2": MSMT17V2,
     # Target domains: only tested on, with ten splits.
     "DG_GRID": GRID,
     "ALL_GRID": GRID,

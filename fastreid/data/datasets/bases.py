@@ -99,6 +99,7 @@ class ReidDataset:
 
     folder: ClassVar[str] = ""
     test_name: ClassVar[str] = ""  # the name to test on instead, of a set that is for training only
+    keeps_splits = True  # whether splits that had to be drawn are written to the data set's folder
 
     def __init__(self, root: Path, name: str) -> None:
         self.root = Path(root)

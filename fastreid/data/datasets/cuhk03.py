@@ -1,7 +1,8 @@
-"""CUHK03, all images or the new 767/700 protocol."""
+"""CUHK03: all images, the new 767/700 protocol, or the 20 classic splits."""
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import ClassVar
 import numpy as np
 
 from fastreid.data.datasets.bases import Items, ReidDataset, Split, TestSet
-from fastreid.data.datasets.files import image_names, load_mat
+from fastreid.data.datasets.files import image_names, load_mat, tool_advice
+from fastreid.data.datasets.splits import index_splits, stored_splits, unusable
 from fastreid.utils.errors import UserError
 
 PERSON_RANGE = 1_000_000  # people are numbered anew in each camera pair: identity = pair * PERSON_RANGE + number
 INDEX_KEYS = ("train_idx", "query_idx", "gallery_idx")
+PROTOCOL_KEYS = ("filelist", "labels", "camId", *INDEX_KEYS)
+NUM_CLASSIC_SPLITS = 20
 
 
 class DGCUHK03Detected(ReidDataset):
@@ -36,7 +40,7 @@ class DGCUHK03Detected(ReidDataset):
 
     def train(self) -> Items:
         """All images."""
-        return self.read_images(self.subfolder(f"images_{self.boxes}"), self.pattern, self.example, _pid_and_camid)
+        return self.read_images(self.subfolder(f"images_{self.boxes}"), self.pattern, self.example, pair_pid_and_camid)
 
 
 class DGCUHK03Labeled(DGCUHK03Detected):
@@ -54,8 +58,9 @@ class CUHK03(ReidDataset):
     URL: https://github.com/zhunzhong07/person-re-ranking/tree/master/CUHK03-NP
     Statistics: train 7,365 images, query 1,400, gallery 5,332 (detected); 7,368, 1,400 and 5,328 (labelled).
     Licence: for academic use, on request from the authors.
-    Files: cuhk03_new_protocol_config_detected.mat (MATLAB v5: filelist, labels and camId per image;
-    train_idx, query_idx and gallery_idx from 1) and the images it names in images_detected.
+    Files: splits_new_detected.json or, without it, cuhk03_new_protocol_config_detected.mat (MATLAB v5), and the images
+    they name in images_detected. Both hold filelist, labels and camId per image; train_idx, query_idx and gallery_idx
+    count from 1.
     """
 
     folder = "cuhk03"
@@ -63,19 +68,17 @@ class CUHK03(ReidDataset):
 
     @property
     def protocol_path(self) -> Path:
-        """The file that defines the protocol."""
-        return self.path / f"cuhk03_new_protocol_config_{self.boxes}.mat"
+        """The file that defines the protocol: the prepared one if it is there, else the publishers'."""
+        prepared = self.path / f"splits_new_{self.boxes}.json"
+        return prepared if prepared.exists() else self.path / f"cuhk03_new_protocol_config_{self.boxes}.mat"
 
     @cached_property
     def protocol(self) -> tuple[Items, dict[str, np.ndarray]]:
         """All images and the three index arrays, from 0; raises UserError if the file and the images disagree."""
         folder = self.subfolder(f"images_{self.boxes}")
-        mat = load_mat(self.name, self.protocol_path, ("filelist", "labels", "camId", *INDEX_KEYS))
-        try:
-            names = [str(np.asarray(cell).item()).strip() for cell in mat["filelist"].ravel()]
-            pids, camids, *indices = (mat[key].ravel().astype(np.int64) for key in ("labels", "camId", *INDEX_KEYS))
-        except (TypeError, ValueError) as error:
-            raise self.bad_protocol("filelist must hold file names, the other variables numbers") from error
+        columns = self.read_json() if self.protocol_path.suffix == ".json" else self.read_mat()
+        names = columns["filelist"]
+        pids, camids, *indices = (np.array(columns[key], dtype=np.int64) for key in PROTOCOL_KEYS[1:])
         if not len(names) == len(pids) == len(camids):
             raise self.bad_protocol(f"filelist, labels and camId must be equally long, found {len(names)}, {len(pids)} "
                                     f"and {len(camids)}")
@@ -87,9 +90,33 @@ class CUHK03(ReidDataset):
         absent = sorted(set(names).difference(image_names(self.name, folder)))
         if absent:
             raise UserError(f"{self.name}: {folder} lacks {len(absent)} of the {len(names)} images that "
-                            f"{self.protocol_path.name} names, the first being {absent[0]}: extract them again")
+                            f"{self.protocol_path.name} names, the first being {absent[0]}: extract them again"
+                            f"{tool_advice(self.name)}")
         items = Items(np.array([f"{folder}/{name}" for name in names], dtype=np.str_), pids, camids)
         return items, {key: index - 1 for key, index in zip(INDEX_KEYS, indices, strict=True)}
+
+    def read_mat(self) -> dict[str, list]:
+        """The variables of the publishers' file as lists; raises UserError if they are not of the types expected."""
+        mat = load_mat(self.name, self.protocol_path, PROTOCOL_KEYS)
+        try:
+            names = [str(np.asarray(cell).item()).strip() for cell in mat["filelist"].ravel()]
+            numbers = {key: mat[key].ravel().astype(np.int64).tolist() for key in PROTOCOL_KEYS[1:]}
+        except (TypeError, ValueError) as error:
+            raise self.bad_protocol("filelist must hold file names, the other variables numbers") from error
+        return {"filelist": names, **numbers}
+
+    def read_json(self) -> dict[str, list]:
+        """The lists of the prepared file; raises UserError if they are not of the types expected."""
+        try:
+            columns = json.loads(self.protocol_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise unusable(self.protocol_path, f"it cannot be read as JSON ({error})") from error
+        for key in PROTOCOL_KEYS:
+            kind = str if key == "filelist" else int
+            values = columns.get(key) if isinstance(columns, dict) else None
+            if not isinstance(values, list) or not all(type(value) is kind for value in values):
+                raise unusable(self.protocol_path, f"expected an object whose {key} is a list of {kind.__name__}")
+        return columns
 
     def train(self) -> Items:
         """The images of the training people."""
@@ -105,6 +132,8 @@ class CUHK03(ReidDataset):
 
     def bad_protocol(self, reason: str) -> UserError:
         """The error that the protocol file is not what it should be."""
+        if self.protocol_path.suffix == ".json":
+            return unusable(self.protocol_path, reason)
         return UserError(f"{self.name}: {self.protocol_path} is not a CUHK03 protocol file: {reason}; get it again")
 
 
@@ -114,6 +143,36 @@ class CUHK03Labeled(CUHK03):
     boxes = "labeled"
 
 
-def _pid_and_camid(match: re.Match) -> tuple[int, int]:
+class CUHK03Classic(DGCUHK03Detected):
+    """CUHK03's first protocol: 20 splits with 100 people to test, everybody else being for training.
+
+    Reference: as DGCUHK03Detected. Query: the test people's images of view 1; gallery: one image of view 2 of each.
+    Files: splits_classic_detected.json, made from cuhk-03.mat by tools/prepare_datasets.py, and images_detected.
+    """
+
+    def train(self) -> Items:
+        """Raises UserError: who is for training differs from split to split."""
+        return ReidDataset.train(self)
+
+    def test(self) -> TestSet:
+        """The 20 splits."""
+        items = DGCUHK03Detected.train(self)
+        file_names = [self.relative_name(path) for path in items.paths.tolist()]
+        path = self.path / f"splits_classic_{self.boxes}.json"
+        if not path.is_file():
+            raise UserError(f"{self.name}: the file {path} is missing: run 'python tools/prepare_datasets.py "
+                            f"{self.name}', which makes it from cuhk03_release/cuhk-03.mat")
+        splits = stored_splits(path, file_names, list, count=NUM_CLASSIC_SPLITS)
+        return TestSet(items, index_splits(splits, file_names))
+
+
+class CUHK03ClassicLabeled(CUHK03Classic):
+    """CUHK03's first protocol with hand-drawn boxes; the rest as CUHK03Classic."""
+
+    boxes = "labeled"
+
+
+def pair_pid_and_camid(match: re.Match) -> tuple[int, int]:
+    """Identity and camera from the groups `pair`, `person` and `view` of a file name."""
     pair, person, view = int(match["pair"]), int(match["person"]), int(match["view"])
     return pair * PERSON_RANGE + person, 2 * (pair - 1) + view - 1

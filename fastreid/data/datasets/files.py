@@ -18,6 +18,13 @@ ROOT_ADVICE = "set FASTREID_DATASETS to the folder that holds the data sets, or 
               "'sh symbolic_link_dataset.sh <folder>'"
 
 
+def tool_advice(name: str) -> str:
+    """The command that prepares the data set or says what is wrong with it; nothing for a folder of one's own."""
+    if name.startswith("folder:"):
+        return ""
+    return f", or run 'python tools/prepare_datasets.py {name}', which prepares it or says what is wrong"
+
+
 def datasets_root() -> Path:
     """The folder that holds the data sets: $FASTREID_DATASETS, or `datasets` in the current folder."""
     return Path(os.environ.get("FASTREID_DATASETS") or "datasets").expanduser()
@@ -31,7 +38,7 @@ def require_dataset_folder(name: str, root: Path, candidates: Sequence[str]) -> 
         if (root / candidate).is_dir():
             return root / candidate
     expected = " or ".join(f"{root / candidate}" for candidate in candidates)
-    found = next(filter(None, (_mistake(root / candidate) for candidate in candidates)), "")
+    found = next(filter(None, (likely_mistake(root / candidate) for candidate in candidates)), "")
     raise UserError(f"{name}: the data set's folder {expected} is missing{found}: put it there, or {ROOT_ADVICE}")
 
 
@@ -39,18 +46,20 @@ def require_subfolder(name: str, folder: Path) -> Path:
     """`folder` itself if it is one; raises UserError saying what is in its place otherwise."""
     if folder.is_dir():
         return folder
-    mistake = _mistake(folder)
+    mistake = likely_mistake(folder)
     if not mistake and folder.parent.is_dir():
         entries = sorted(entry.name + "/" * entry.is_dir() for entry in folder.parent.iterdir())
         shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
         mistake = f" ({folder.parent} holds {shown})" if entries else f" ({folder.parent} is empty)"
-    raise UserError(f"{name}: the folder {folder} is missing{mistake}: check that the data set was unpacked whole")
+    raise UserError(f"{name}: the folder {folder} is missing{mistake}: check that the data set was unpacked whole"
+                    f"{tool_advice(name)}")
 
 
 def require_file(name: str, path: Path) -> Path:
     """`path` itself if it is a file; raises UserError otherwise."""
     if not path.is_file():
-        raise UserError(f"{name}: the file {path} is missing: check that the data set was unpacked whole")
+        raise UserError(f"{name}: the file {path} is missing: check that the data set was unpacked whole"
+                        f"{tool_advice(name)}")
     return path
 
 
@@ -60,16 +69,22 @@ def image_names(name: str, folder: Path) -> list[str]:
     Raises UserError if the folder is missing, cannot be read or has no images.
     """
     require_subfolder(name, folder)
+    images, others = list_images(name, folder)
+    if not images:
+        raise UserError(f"{name}: the folder {folder} has no images: expected {', '.join(IMAGE_SUFFIXES)} files, "
+                        f"found {others} other files: check that the data set was unpacked whole{tool_advice(name)}")
+    return images
+
+
+def list_images(name: str, folder: Path) -> tuple[list[str], int]:
+    """The image file names in `folder`, sorted, and how many other files it has; UserError if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             files = [entry.name for entry in entries if entry.is_file()]
     except OSError as error:
         raise UserError(f"{name}: cannot list the folder {folder} ({error.strerror}): check its permissions") from error
     images = sorted(file for file in files if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."))
-    if not images:
-        raise UserError(f"{name}: the folder {folder} has no images: expected {', '.join(IMAGE_SUFFIXES)} files, "
-                        f"found {len(files)} other files")
-    return images
+    return images, len(files) - len(images)
 
 
 def load_mat(name: str, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -93,7 +108,7 @@ def _broken_link(path: Path) -> str:
     return f" (it is a link to {os.readlink(path)}, which is not there)" if path.is_symlink() else ""
 
 
-def _mistake(expected: Path) -> str:
+def likely_mistake(expected: Path) -> str:
     """Why the folder `expected` is probably not found: a dangling link, a file, or another spelling of the name."""
     if expected.is_symlink():
         return _broken_link(expected)
@@ -102,18 +117,26 @@ def _mistake(expected: Path) -> str:
     if not expected.parent.is_dir():
         return ""
     siblings = sorted(entry.name for entry in expected.parent.iterdir() if entry.is_dir())
-    alike = [sibling for sibling in siblings if _alike(sibling, expected.name)]
+    alike = [sibling for sibling in siblings if names_alike(sibling, expected.name)]
     nearest = difflib.get_close_matches(expected.name, alike, n=1, cutoff=0.0)
     return f" (found {nearest[0]}/, expected {expected.name}/)" if nearest else ""
 
 
-def _alike(found: str, expected: str) -> bool:
+def names_alike(found: str, expected: str) -> bool:
     """Whether two folder names are spellings of one: equal but for signs, one within the other, or a typing slip."""
-    found, expected = (re.sub(r"[\W_]", "", folder.lower()) for folder in (found, expected))
+    parts = [re.split(r"[\W_]+", folder.lower()) for folder in (found, expected)]
+    found, expected = ("".join(words) for words in parts)
     if found == expected:
         return True
-    if min(len(found), len(expected)) >= 4 and (found in expected or expected in found):
+    short, long = sorted((found, expected), key=len)
+    if 4 <= len(short) >= len(long) / 2 and short in long:
         return True
-    # With other digits it is another data set (cuhk02 and cuhk03), not a slip.
+    # With other digits it is another data set (cuhk02 and cuhk03), with another word another part (cam_a and cam_b).
     same_digits = re.sub(r"\D", "", found) == re.sub(r"\D", "", expected)
-    return same_digits and difflib.SequenceMatcher(None, found, expected).ratio() >= 0.75
+    same_words = len(parts[0]) != len(parts[1]) or all(_similar(*words) >= 0.6 for words in zip(*parts, strict=True))
+    return same_digits and same_words and _similar(found, expected) >= 0.75
+
+
+def _similar(one: str, other: str) -> float:
+    """How alike two texts are, 0..1."""
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
-from fastreid.data.datasets.bases import Items, ReidDataset, Split, TestSet
+from fastreid.data.datasets.bases import Items, ReidDataset, TestSet
 from fastreid.data.datasets.files import load_mat
-from fastreid.data.datasets.splits import NUM_SPLITS
+from fastreid.data.datasets.splits import NUM_SPLITS, NamedSplit, index_splits, stored_splits
 from fastreid.utils.errors import UserError
 
 DISTRACTOR = 0
@@ -23,7 +23,8 @@ class GRID(ReidDataset):
     Statistics: 250 pairs and 775 gallery images of other people; ten splits into 125 people to train and 125 to test.
     Licence: for research use; see the page above.
     Files: {probe,gallery}/`0001_1_25004_107_32_106_221.jpeg` = person 1 (0 in the gallery: other people), camera 1;
-    features_and_partitions.mat, whose trainIdxAll[0, s][0, 0] is a struct with the training people of split s.
+    features_and_partitions.mat, whose trainIdxAll[0, s][0, 0] is a struct with the training people of split s. The
+    splits that follow from it are kept in splits.json; with that file the .mat is not needed any more.
     """
 
     folder = "GRID"
@@ -35,16 +36,23 @@ class GRID(ReidDataset):
         probe = self.read_images(self.subfolder("probe"), self.pattern, self.example)
         gallery = self.read_images(self.subfolder("gallery"), self.pattern, self.example)
         matched = set(gallery.pids[gallery.pids != DISTRACTOR].tolist()).intersection(probe.pids.tolist())
-        splits = []
-        for number, trained in enumerate(self.training_people(), start=1):
-            tested = sorted(matched.difference(trained))
-            if not tested:
-                raise UserError(f"{self.name}: split {number} has nobody to test: of the {len(matched)} people in both "
-                                f"probe and gallery of {self.path}, all are training people in the .mat file")
-            query = np.flatnonzero(np.isin(probe.pids, tested))
-            in_gallery = np.flatnonzero(np.isin(gallery.pids, [DISTRACTOR, *tested]))
-            splits.append(Split(f"split_{number}", query, len(probe) + in_gallery))
-        return TestSet(Items.concatenate([probe, gallery]), splits)
+        items = Items.concatenate([probe, gallery])
+        file_names = np.array([self.relative_name(path) for path in items.paths.tolist()])
+
+        def draw() -> list[NamedSplit]:
+            splits = []
+            for number, trained in enumerate(self.training_people(), start=1):
+                tested = sorted(matched.difference(trained))
+                if not tested:
+                    raise UserError(f"{self.name}: split {number} has nobody to test: of the {len(matched)} people in "
+                                    f"both probe and gallery of {self.path}, all are training people in the .mat file")
+                query = file_names[:len(probe)][np.isin(probe.pids, tested)]
+                in_gallery = file_names[len(probe):][np.isin(gallery.pids, [DISTRACTOR, *tested])]
+                splits.append(NamedSplit(f"split_{number}", query.tolist(), in_gallery.tolist()))
+            return splits
+
+        splits = stored_splits(self.path / "splits.json", file_names.tolist(), draw, keep=self.keeps_splits)
+        return TestSet(items, index_splits(splits, file_names.tolist()))
 
     def training_people(self) -> list[list[int]]:
         """The training people of each split; raises UserError if the partition file is not as expected."""

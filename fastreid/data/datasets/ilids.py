@@ -47,5 +47,5 @@ class ILIDS(ReidDataset):
             pairs = [shuffled(images[pid], f"iLIDS/{name}/person {pid}")[:2] for pid in tested]
             return NamedSplit(name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
-        splits = stored_splits(self.path / "splits.json", file_names, draw)
+        splits = stored_splits(self.path / "splits.json", file_names, draw, keep=self.keeps_splits)
         return TestSet(items, index_splits(splits, file_names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import ClassVar
 
 from fastreid.data.datasets.bases import Items, ReidDataset, TestSet
 from fastreid.data.datasets.files import require_dataset_folder, require_file, require_subfolder
@@ -28,9 +29,11 @@ class MSMT17(ReidDataset):
     there, the first is used.
     """
 
+    versions: ClassVar[tuple[str, ...]] = tuple(IMAGE_FOLDERS)
+
     def find_folder(self) -> Path:
         """The folder of the version that is there."""
-        return require_dataset_folder(self.name, self.root, list(IMAGE_FOLDERS))
+        return require_dataset_folder(self.name, self.root, self.versions)
 
     def train(self) -> Items:
         """The images of list_train.txt."""
@@ -65,3 +68,15 @@ class MSMT17(ReidDataset):
                 raise UserError(f"{self.name}: the image {folder / parent / absent[0]} that {list_name} names is "
                                 f"missing: check that the data set was unpacked whole")
         return Items.from_rows(rows)
+
+
+class MSMT17V1(MSMT17):
+    """Version 1 only."""
+
+    versions = ("MSMT17_V1",)
+
+
+class MSMT17V2(MSMT17):
+    """Version 2 only."""
+
+    versions = ("MSMT17_V2",)

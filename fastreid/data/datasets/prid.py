@@ -59,7 +59,7 @@ class PRID(ReidDataset):
             return files_of(tested)
 
         file_names = [*images_a.values(), *images_b.values()]
-        splits = stored_splits(splits_path, file_names, draw, expand)
+        splits = stored_splits(splits_path, file_names, draw, expand, keep=self.keeps_splits)
         return TestSet(Items.concatenate([camera_a, camera_b]), index_splits(splits, file_names))
 
     def read_camera(self, camera: str, camid: int) -> Items:

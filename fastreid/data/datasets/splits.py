@@ -53,17 +53,20 @@ def shuffled(values: Sequence[T], purpose: str) -> list[T]:
 
 
 def stored_splits(path: Path, known: Sequence[str], draw: Callable[[], list[NamedSplit]],
-                  expand: Callable[[dict], dict] = lambda entry: entry) -> list[NamedSplit]:
-    """The splits in the file `path`; without one they are drawn and the file is written.
+                  expand: Callable[[dict], dict] = lambda entry: entry, *, keep: bool = True,
+                  count: int = NUM_SPLITS) -> list[NamedSplit]:
+    """The splits in the file `path`; without one they are drawn, and the file is written if `keep`.
 
     known: file names that splits may use. expand: turns an entry of another layout into one with query and gallery.
+    count: how many splits an existing file must hold.
     Raises UserError if an existing file cannot be used. A file that cannot be written is a warning only, since the same
     splits are drawn again next time.
     """
     if path.exists():
-        return _read(path, known, expand)
+        return _read(path, known, expand, count)
     splits = draw()
-    _write(path, splits)
+    if keep:
+        _write(path, splits)
     return splits
 
 
@@ -88,15 +91,15 @@ def _write(path: Path, splits: Sequence[NamedSplit]) -> None:
         logger.warning("%s: using the splits from memory; they are the same at every run", error)
 
 
-def _read(path: Path, known: Sequence[str], expand: Callable[[dict], dict]) -> list[NamedSplit]:
+def _read(path: Path, known: Sequence[str], expand: Callable[[dict], dict], count: int) -> list[NamedSplit]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise unusable(path, f"it cannot be read as JSON ({error})") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise unusable(path, "expected a list of objects with query and gallery")
-    if len(entries) != NUM_SPLITS:
-        raise unusable(path, f"expected {NUM_SPLITS} splits, found {len(entries)}")
+    if len(entries) != count:
+        raise unusable(path, f"expected {count} splits, found {len(entries)}")
     valid, depth = set(known), known[0].count("/") + 1
     splits = []
     for number, entry in enumerate(entries, start=1):

@@ -16,6 +16,11 @@ from fastreid.utils.errors import UserError
 CAMERA_A, CAMERA_B = 0, 1
 
 
+def has_split_folders(folder: Path) -> bool:
+    """Whether the data set is laid out as split_1a.. with copies of the images."""
+    return any(re.fullmatch(r"split_\d+[a-d]", entry.name) for entry in folder.iterdir())
+
+
 class VIPeR(ReidDataset):
     """VIPeR: two outdoor cameras, one image per person and camera.
 
@@ -36,8 +41,7 @@ class VIPeR(ReidDataset):
 
     def test(self) -> TestSet:
         """Ten splits in each of the class's variants, from split folders if there are any, else from the cameras."""
-        has_split_folders = any(re.fullmatch(r"split_\d+[a-d]", entry.name) for entry in self.path.iterdir())
-        return self.test_from_split_folders() if has_split_folders else self.test_from_cameras()
+        return self.test_from_split_folders() if has_split_folders(self.path) else self.test_from_cameras()
 
     def test_from_cameras(self) -> TestSet:
         """Splits of the images in cam_a and cam_b."""
@@ -62,7 +66,7 @@ class VIPeR(ReidDataset):
 
         file_names = [*images_a.values(), *images_b.values()]
         splits = []
-        for first in stored_splits(splits_path, file_names, draw):
+        for first in stored_splits(splits_path, file_names, draw, keep=self.keeps_splits):
             if not set(first.query) <= set(images_a.values()) or not set(first.gallery) <= set(images_b.values()):
                 raise unusable(splits_path, f"{first.name} must have queries of cam_a and a gallery of cam_b")
             others = [pid for pid in people if images_a[pid] not in set(first.query)]
