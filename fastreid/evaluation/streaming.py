@@ -148,7 +148,7 @@ def evaluate_blocks(
         valid=valid,
         published_tpr=published,
         usual_tpr=usual,
-        margin=(np.concatenate(nearest_others) - _nearest_match(same, near))[valid] if margins else None,
+        margin=np.concatenate(nearest_others)[valid] - _nearest_match(same, near)[valid] if margins else None,
     )
 
 
