@@ -14,15 +14,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid.engine.defaults import DefaultTrainer, default_argument_parser, default_setup, test_only  # noqa: E402
+from fastreid.engine.defaults import DefaultTrainer, default_argument_parser, default_setup, feature_cache, test_only  # noqa: E402
 from fastreid.utils.errors import run_command  # noqa: E402
 
 
 def main() -> None:
     args = default_argument_parser().parse_args()
     cfg = default_setup(args)
+    cache = feature_cache(cfg, args)
     if args.eval_only:
-        test_only(cfg, args.resume, args.num_pth)
+        test_only(cfg, args.resume, args.num_pth, cache)
         return
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(args.resume, args.num_pth)

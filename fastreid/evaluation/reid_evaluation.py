@@ -31,7 +31,7 @@ __all__ = ["ALL_AVERAGE", "COLUMNS", "Results", "evaluate", "evaluate_test_set"]
 logger = logging.getLogger(__name__)
 
 # Rows of features looked at together, so that the mask stays small.
-FINITE_ROWS = 65_536
+FINITE_ROWS = 4096
 
 
 def evaluate(cfg, model: nn.Module, cache: FeatureCache | None = None) -> Results:
@@ -47,12 +47,12 @@ def evaluate(cfg, model: nn.Module, cache: FeatureCache | None = None) -> Result
     """
     if not cfg.DATASETS.TESTS:
         raise UserError("DATASETS.TESTS names no data set to test on")
-    results = Results()
+    results, device = Results(), next(model.parameters()).device
     for name in cfg.DATASETS.TESTS:
         test_set = load_test_set(name)
         features = _features(cfg, model, test_set, name, cache)
         start = time.perf_counter()
-        _on_process_zero(lambda: evaluate_test_set(cfg, features, test_set, name, results))
+        _on_process_zero(lambda: evaluate_test_set(cfg, features, test_set, name, results, device))
         if process_rank() == 0:
             logger.info(f"{name}: {len(test_set.splits)} split(s) evaluated in {time.perf_counter() - start:.1f} s")
     return _broadcast(results)
@@ -93,8 +93,12 @@ def _broadcast(value):
     return values[0]
 
 
-def evaluate_test_set(cfg, features: Tensor, test_set: TestSet, name: str, results: Results) -> None:
+def evaluate_test_set(
+    cfg, features: Tensor, test_set: TestSet, name: str, results: Results, device: torch.device = torch.device("cpu")
+) -> None:
     """Evaluate each split of a test set from the features (N, D) of its images, and add it to the results.
+
+    Distances are computed on `device`.
 
     Raises:
         UserError: a feature is not finite, a split has no query or gallery, or no query of it has a match.
@@ -103,7 +107,7 @@ def evaluate_test_set(cfg, features: Tensor, test_set: TestSet, name: str, resul
     results.splits[name], results.cmc[name] = {}, []
     for split in test_set.splits:
         try:
-            found = evaluate_split(cfg, features, test_set, split)
+            found = evaluate_split(cfg, features, test_set, split, device)
         except UserError as error:
             raise UserError(f"{name}, {split.name}: {error}") from error
         results.splits[name][split.name] = metrics(found)
@@ -112,10 +116,10 @@ def evaluate_test_set(cfg, features: Tensor, test_set: TestSet, name: str, resul
             results.queries.setdefault(name, []).extend(query_rows(found, test_set, split))
 
 
-def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split) -> Retrieval:
+def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> Retrieval:
     """Evaluate one split with the options of TEST: metric, block size, query expansion, re-ranking."""
     test, items = cfg.TEST, test_set.items
-    q_feat, g_feat = select_rows(features, split.query), select_rows(features, split.gallery)
+    q_feat, g_feat = (select_rows(features, index).to(device) for index in (split.query, split.gallery))
     if len(q_feat) and len(g_feat):
         rows = rows_per_block(test.BLOCK_SIZE, len(q_feat) + len(g_feat))
         if test.AQE.ENABLED:
