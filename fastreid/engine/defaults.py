@@ -239,6 +239,8 @@ def test_only(cfg: CfgNode, resume: bool, number: int | None = None, cache: Feat
 
 def report(cfg: CfgNode, results: Results, **about) -> Results:
     """Log the table of results, and save it in the output folder."""
-    results.save(Path(cfg.OUTPUT_DIR), **about)
+    test = cfg.TEST
+    options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
+    results.save(Path(cfg.OUTPUT_DIR), **about, options=options)
     logger.info(f"results, in percent:\n{results.table()}")
     return results

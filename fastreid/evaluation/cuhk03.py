@@ -1,7 +1,7 @@
 """CMC by the single-gallery-shot protocol of CUHK03's first papers.
 
-Li et al., "DeepReID: Deep Filter Pairing Neural Network for Person Re-identification" (CVPR 2014): the gallery holds one
-image of each identity, drawn at random, and the curve is the mean over several draws.
+Li et al., "DeepReID: Deep Filter Pairing Neural Network for Person Re-identification" (CVPR 2014): the gallery holds
+one image of each identity, drawn at random, and the curve is the mean over several draws.
 """
 import numpy as np
 

@@ -48,13 +48,14 @@ class FeatureCache:
         """
         path = self.path(name)
         if not path.is_file():
-            raise UserError(f"--features: no saved features {path}: run once with --save-features in place of --features")
+            raise UserError(f"--features: no saved features {path}: run once with --save-features instead")
         try:
             with np.load(path) as content:
                 found = {key: str(content[key]) for key in expected}
                 features = content["features"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is not a file of saved features ({error}): run again with --save-features") from error
+            problem = f"{path} is not a file of saved features ({error}): run again with --save-features"
+            raise UserError(problem) from error
         stale = [key for key in expected if found[key] != expected[key]]
         if stale:
             raise UserError(

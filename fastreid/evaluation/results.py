@@ -63,7 +63,9 @@ class Results:
         `results.json` (all metrics in percent, null where undefined, with `about` beside them), `results.txt` (the
         table), `results.xlsx`, `cmc.png`, and, for data sets with rows of queries, `per_query/<data set>.csv`.
         """
-        splits = {name: {split: _valid_json(row) for split, row in found.items()} for name, found in self.splits.items()}
+        splits = {
+            name: {split: _valid_json(row) for split, row in found.items()} for name, found in self.splits.items()
+        }
         rows = {name: _valid_json(row) for name, row in self.rows.items()}
         cmc = {name: (100 * curve).tolist() for name, curve in self.curves.items()}
         write_json(folder / "results.json", {**about, "results": rows, "splits": splits, "cmc": cmc})

@@ -33,8 +33,9 @@ class Retrieval:
 
     `cmc` (max_rank or G if smaller,); `average_precision`, `inverse_penalty` and `first_match`, the rank from 1 of the
     nearest true match, are of the valid queries, those where `valid` (Q,) is True. `published_tpr` and `usual_tpr` (3,)
-    are at FPR 1e-4, 1e-3, 1e-2 (`evaluate_roc`, `evaluate_tpr_at_fpr`). `margin`, if asked for, is how much farther than
-    the nearest true match the nearest image of another identity is: negative where a wrong image comes first.
+    are at FPR 1e-4, 1e-3, 1e-2 (`evaluate_roc`, `evaluate_tpr_at_fpr`). `margin`, if asked for, is of the valid queries
+    too: how much farther than the nearest true match the nearest image of another identity is, negative where a wrong
+    image comes first.
     """
 
     cmc: np.ndarray

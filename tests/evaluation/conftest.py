@@ -81,7 +81,7 @@ def small_cfg(tmp_path, monkeypatch):
                 image.save(root / "people" / part / f"p{person}_c{camera}.png")
     cfg = get_cfg()
     cfg.merge_from_list(
-        ["MODEL.DEVICE", "cpu", "INPUT.SIZE_TEST", "[16, 8]", "DATASETS.TESTS", "folder:people", "TEST.IMS_PER_BATCH", "3"]
-        + ["DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "logs")]
+        ["MODEL.DEVICE", "cpu", "INPUT.SIZE_TEST", "[16, 8]", "DATASETS.TESTS", "folder:people"]
+        + ["TEST.IMS_PER_BATCH", "3", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "logs")]
     )
     return cfg

@@ -24,8 +24,8 @@ def problem(pids=(0, 1, 2, 0, 0, 1, 1, 7), splits=None):
     camids = np.array([0, 0, 0, 1, 2, 1, 1, 1])
     pids = np.asarray(pids)
     features = torch.randn(8, 6) + 2 * torch.eye(8, 6)[torch.from_numpy(pids)]
-    splits = splits or [Split("split_1", np.arange(3), np.arange(3, 8)), Split("split_2", np.arange(2), np.arange(3, 7))]
-    return features, TestSet(Items(paths, pids, camids), splits)
+    two = [Split("split_1", np.arange(3), np.arange(3, 8)), Split("split_2", np.arange(2), np.arange(3, 7))]
+    return features, TestSet(Items(paths, pids, camids), splits or two)
 
 
 def evaluated(cfg, features, test_set):

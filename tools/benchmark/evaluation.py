@@ -5,8 +5,8 @@
     python tools/benchmark/evaluation.py --parts ranks      # ranks and ROC of one matrix of Market-1501's size
     python tools/benchmark/evaluation.py --parts sets       # four targets x 10 splits, from image files to the table
 
-The plain way sorts every distance row (NumPy's argsort and cumsum), builds the ROC curve of all pairs with scikit-learn,
-and computes features anew for each split. Every measurement runs in a process of its own; its memory is the growth of
+The plain way sorts every distance row (NumPy's argsort and cumsum), builds the ROC curve of all pairs with
+scikit-learn, and computes features anew for each split. Every measurement runs in a process of its own; its memory is the growth of
 the process's peak above what input data and imports take. Images are drawn into a temporary folder.
 """
 
@@ -144,8 +144,9 @@ def measure_sets(way: str) -> dict:
             for split in test_set.splits:
                 items = test_set.items[np.concatenate([split.query, split.gallery])]
                 features, queries = extract_features(cfg, model, items, name), len(split.query)
-                labels = [array[part] for array in (items.pids, items.camids) for part in (slice(queries), slice(queries, None))]
-                splits.append(plain_metrics(compute_distance(features[:queries], features[queries:]).numpy(), *labels))
+                parts = slice(queries), slice(queries, None)
+                labels = [array[part] for array in (items.pids, items.camids) for part in parts]
+                splits.append(plain_metrics(compute_distance(*(features[part] for part in parts)).numpy(), *labels))
             averages.append({key: np.mean([row[key] for row in splits]) for key in splits[0]})
         return {key: float(np.mean([row[key] for row in averages])) for key in averages[0]}
 
@@ -174,7 +175,7 @@ def report(part: str, results: dict[str, dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the evaluation with the plain way of doing it.")
     parser.add_argument("--parts", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--scale", choices=["demo", "published"], default="published", help="images of the four targets")
+    parser.add_argument("--scale", choices=["demo", "published"], default="published", help="size of the targets")
     parser.add_argument("--child", nargs=2, metavar=("PART", "WAY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
