@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from fastreid.evaluation import FeatureDistances, evaluate_blocks  # noqa: E402
-from fastreid.evaluation.rank import match_ranks, find_same_identity  # noqa: E402
+from fastreid.evaluation.rank import find_same_identity, match_ranks  # noqa: E402
 from fastreid.evaluation.results import FPRS  # noqa: E402
 from fastreid.evaluation.streaming import BLOCK_SIZE  # noqa: E402
 
@@ -69,7 +69,8 @@ def main() -> int:
     print(f"{queries:,} x {gallery:,}, {args.length} numbers each, {torch.get_num_threads()} thread(s)")
     print(f"features {features:,.0f} MB; evaluation {extra:,.0f} MB more, {seconds:.1f} s")
     print(f"the matrix would take {4 * queries * gallery / 2**20:,.0f} MB")
-    print(f"Rank-1 {found.cmc[0]:.2%}, mAP {found.average_precision.mean():.2%}, mINP {found.inverse_penalty.mean():.2%}")
+    mean_ap, mean_inp = found.average_precision.mean(), found.inverse_penalty.mean()
+    print(f"Rank-1 {found.cmc[0]:.2%}, mAP {mean_ap:.2%}, mINP {mean_inp:.2%}")
     for name, rates in (("TPR@FPR", found.published_tpr), ("TAR@FAR", found.usual_tpr)):
         print(", ".join(f"{name}={fpr} {rate:.2%}" for fpr, rate in zip(FPRS, rates)))
     return int(extra > args.limit)
