@@ -68,7 +68,9 @@ def _extract(cfg, model: nn.Module, items: Items, name: str) -> Tensor:
     # On the CPU a third faster for MobileNetV2 and a tenth for ResNet-50; half precision on a GPU is made for it.
     layout = torch.channels_last if device.type == "cpu" or amp else torch.contiguous_format
     features, done = None, 0
-    bar = tqdm(total=len(items), desc=name, unit=" images", leave=False, disable=process_rank() > 0)
+    # None: no bar where the output is not a terminal.
+    hidden = True if process_rank() > 0 else None
+    bar = tqdm(total=len(items), desc=name, unit=" images", leave=False, disable=hidden)
     with evaluation_mode(model), bar, torch.autocast(device.type, dtype, enabled=amp):
         for batch in build_test_loader(cfg, items):
             images = batch["images"].to(device, non_blocking=True).contiguous(memory_format=layout)
