@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid.engine.defaults import DefaultTrainer, default_argument_parser, default_setup, test_only  # noqa: E402
+from fastreid.engine.defaults import DefaultTrainer, default_argument_parser, default_setup, feature_cache, test_only  # noqa: E402
 from fastreid.utils.errors import run_command  # noqa: E402
 
 
@@ -26,8 +26,9 @@ def main() -> None:
     args = default_argument_parser().parse_intermixed_args()
     cfg = default_setup(args)
     resume = args.resume or args.num_pth is not None
+    cache = feature_cache(cfg, args)
     if args.eval_only:
-        test_only(cfg, resume, args.num_pth)
+        test_only(cfg, resume, args.num_pth, cache)
         return
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(resume, args.num_pth)

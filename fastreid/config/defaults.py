@@ -203,6 +203,21 @@ _C.TEST = CN()
 _C.TEST.EVAL_PERIOD = 10  # (epochs)
 _C.TEST.IMS_PER_BATCH = 128
 _C.TEST.METRIC = "cosine"  # or euclidean
+_C.TEST.BLOCK_SIZE = 16_000_000  # distances held at a time, 4 bytes each
+_C.TEST.FLIP = False  # average the features of each image and its mirror image
+_C.TEST.PER_QUERY = False  # write AP, first correct rank and distance margin of each query to per_query/*.csv
+
+_C.TEST.AQE = CN()  # average query expansion, of query and gallery features
+_C.TEST.AQE.ENABLED = False
+_C.TEST.AQE.QE_TIME = 1  # repetitions
+_C.TEST.AQE.QE_K = 5  # neighbours that are averaged, the image itself among them
+_C.TEST.AQE.ALPHA = 3.0  # a neighbour's weight is cosine similarity ** ALPHA
+
+_C.TEST.RERANK = CN()  # k-reciprocal re-ranking; holds the whole distance matrix
+_C.TEST.RERANK.ENABLED = False
+_C.TEST.RERANK.K1 = 20  # size of the reciprocal neighbourhoods
+_C.TEST.RERANK.K2 = 6  # neighbours over which a neighbourhood is averaged
+_C.TEST.RERANK.LAMBDA = 0.3  # share of the original distance
 
 # ------------------------------------------------------------------------------------------------------- other
 _C.OUTPUT_DIR = ""  # '': the config's path with configs -> logs

@@ -14,6 +14,7 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.train_loop import SimpleTrainer
+from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
 from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
@@ -36,6 +37,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a file in configs/")
     parser.add_argument("--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder")
     parser.add_argument("--eval-only", action="store_true", help="test only")
+    features = parser.add_mutually_exclusive_group()
+    features.add_argument("--save-features", action="store_true", help="with --eval-only, keep the features in features/ of the output folder")
+    features.add_argument("--features", action="store_true", help="with --eval-only, take the features that were kept")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="1: training in several processes is not available yet")
     parser.add_argument("--num-pth", type=int, metavar="K", help="--resume from model_<K>.pth instead of the last checkpoint")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
@@ -197,7 +201,20 @@ def find_checkpoint(folder: Path, number: int | None) -> Path | None:
     return path
 
 
-def test_only(cfg: CfgNode, resume: bool, number: int | None = None) -> Results:
+def feature_cache(cfg: CfgNode, args: argparse.Namespace) -> FeatureCache | None:
+    """Return where `--save-features` or `--features` keep features, None without either.
+
+    Raises:
+        UserError: they are given for a training run, whose features change.
+    """
+    if not (args.save_features or args.features):
+        return None
+    if not args.eval_only:
+        raise UserError("--save-features and --features are for tests: add --eval-only, or leave them out")
+    return FeatureCache(Path(cfg.OUTPUT_DIR) / "features", reuse=args.features)
+
+
+def test_only(cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None) -> Results:
     """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder; no training data are needed.
 
     Without either, the model that training would start from is tested.
@@ -219,7 +236,7 @@ def test_only(cfg: CfgNode, resume: bool, number: int | None = None) -> Results:
     cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier takes no part in testing
     if path is None:
         logger.warning("no checkpoint given: testing the untrained model")
-        results = evaluate(cfg, build_model(cfg))
+        results = evaluate(cfg, build_model(cfg), cache)
     else:
         content = read_checkpoint(path)
         cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
@@ -227,12 +244,14 @@ def test_only(cfg: CfgNode, resume: bool, number: int | None = None) -> Results:
             cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
         model = build_model(cfg)
         load_weights(model, content["model"], path)
-        results = evaluate(cfg, model)
+        results = evaluate(cfg, model, cache)
     return report(cfg, results, checkpoint=str(path) if path else "")
 
 
 def report(cfg: CfgNode, results: Results, **about) -> Results:
     """Log the table of results, and save it in the output folder."""
-    results.save(Path(cfg.OUTPUT_DIR), **about)
+    test = cfg.TEST
+    options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
+    results.save(Path(cfg.OUTPUT_DIR), **about, options=options)
     logger.info(f"results, in percent:\n{results.table()}")
     return results

@@ -50,6 +50,8 @@ def _distance_blocks(
             block = (query @ g_feat.T).mul_(-2).add_(column).add_(query.square().sum(dim=1, keepdim=True))
             block.clamp_(min=EPSILON).sqrt_()
         yield start, block
+        # Otherwise two blocks would be held while the next one is computed.
+        del block
 
 
 def compute_distance(q_feat: torch.Tensor, g_feat: torch.Tensor, metric: str = "cosine") -> torch.Tensor:

@@ -105,6 +105,40 @@ def no_match_error(queries: int) -> UserError:
     )
 
 
+def check_shapes(
+    shape: tuple[int, ...], q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
+) -> None:
+    """Check identities and cameras against a distance matrix's shape.
+
+    Raises UserError when shapes disagree or a set is empty.
+    """
+    lengths = {"q_pids": q_pids, "g_pids": g_pids, "q_camids": q_camids, "g_camids": g_camids}
+    found = {name: np.shape(values) for name, values in lengths.items()}
+    queries, gallery = len(q_pids), len(g_pids)
+    expected = {"q_pids": (queries,), "g_pids": (gallery,), "q_camids": (queries,), "g_camids": (gallery,)}
+    if shape != (queries, gallery) or found != expected:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in found.items())
+        raise UserError(
+            "Distances, identities and cameras disagree: expected distmat (queries, gallery), q_pids and q_camids "
+            f"(queries,), g_pids and g_camids (gallery,); found distmat {shape}, {shapes}."
+        )
+    if queries == 0 or gallery == 0:
+        empty = "query" if queries == 0 else "gallery"
+        raise UserError(f"The {empty} set is empty ({queries} queries, {gallery} gallery images): check the data set.")
+
+
+def check_distances(distances: np.ndarray, first_query: int = 0) -> None:
+    """Raise UserError when one of the distances (Q, G), of query `first_query` and the following, is NaN."""
+    # The minimum of an array that holds a NaN is NaN: no mask of the whole matrix is needed.
+    if np.isnan(distances.min()):
+        row = int(np.flatnonzero(np.isnan(distances.min(axis=1)))[0])
+        column = int(np.flatnonzero(np.isnan(distances[row]))[0])
+        raise UserError(
+            f"The distance of query {first_query + row} and gallery image {column} is not a number (NaN): "
+            "the features of one of them are not finite. Check the model's weights and the two images."
+        )
+
+
 def check_inputs(
     distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
 ) -> np.ndarray:
@@ -113,29 +147,10 @@ def check_inputs(
     Raises UserError when shapes disagree, a set is empty or a distance is not a number.
     """
     distmat = np.asarray(distmat)
-    lengths = {"q_pids": q_pids, "g_pids": g_pids, "q_camids": q_camids, "g_camids": g_camids}
-    found = {name: np.shape(values) for name, values in lengths.items()}
-    queries, gallery = len(q_pids), len(g_pids)
-    expected = {"q_pids": (queries,), "g_pids": (gallery,), "q_camids": (queries,), "g_camids": (gallery,)}
-    if distmat.shape != (queries, gallery) or found != expected:
-        shapes = ", ".join(f"{name} {shape}" for name, shape in found.items())
-        raise UserError(
-            "Distances, identities and cameras disagree: expected distmat (queries, gallery), q_pids and q_camids "
-            f"(queries,), g_pids and g_camids (gallery,); found distmat {distmat.shape}, {shapes}."
-        )
-    if queries == 0 or gallery == 0:
-        empty = "query" if queries == 0 else "gallery"
-        raise UserError(f"The {empty} set is empty ({queries} queries, {gallery} gallery images): check the data set.")
+    check_shapes(distmat.shape, q_pids, g_pids, q_camids, g_camids)
     if distmat.dtype not in (np.float32, np.float64):
         distmat = distmat.astype(np.float32 if distmat.dtype == np.float16 else np.float64)
-    # The minimum of an array that holds a NaN is NaN: no mask of the whole matrix is needed.
-    if np.isnan(distmat.min()):
-        row = int(np.flatnonzero(np.isnan(distmat.min(axis=1)))[0])
-        column = int(np.flatnonzero(np.isnan(distmat[row]))[0])
-        raise UserError(
-            f"The distance of query {row} and gallery image {column} is not a number (NaN): "
-            "the features of one of them are not finite. Check the model's weights and the two images."
-        )
+    check_distances(distmat)
     return np.ascontiguousarray(distmat)
 
 

@@ -1,126 +1,183 @@
-"""From a model and test sets to the table of results."""
-
+"""From a model and test sets to results."""
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
+import torch.distributed as dist
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from fastreid.data.build import build_test_loader, load_test_set
-from fastreid.data.datasets import TestSet
-from fastreid.evaluation.distance import compute_distance
-from fastreid.evaluation.rank import evaluate_rank
-from fastreid.evaluation.roc import evaluate_roc, evaluate_tpr_at_fpr
+from fastreid.data.build import load_test_set
+from fastreid.data.datasets import Split, TestSet
+from fastreid.evaluation.extraction import extract_features, num_processes, process_rank
+from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
+from fastreid.evaluation.query_expansion import average_query_expansion
+from fastreid.evaluation.rerank import re_ranking
+from fastreid.evaluation.result_files import QueryRow
+from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS, FPRS, Metrics, Results
+from fastreid.evaluation.streaming import (
+    FeatureDistances,
+    MatrixDistances,
+    Retrieval,
+    evaluate_blocks,
+    rows_per_block,
+)
 from fastreid.utils.errors import UserError
-from fastreid.utils.files import write_json, write_text
+
+__all__ = ["ALL_AVERAGE", "COLUMNS", "Results", "evaluate", "evaluate_test_set"]
 
 logger = logging.getLogger(__name__)
 
-Metrics = dict[str, float]
-
-FPRS = ("0.0001", "0.001", "0.01")
-COLUMNS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", *(f"TPR@FPR={fpr}" for fpr in FPRS))
-ALL_AVERAGE = "** all_average **"
+# Rows of features looked at together, so that the mask stays small.
+FINITE_ROWS = 4096
 
 
-@dataclass
-class Results:
-    """Metrics in percent: of each split of each data set, and the rows of the table made from them."""
+def evaluate(cfg, model: nn.Module, cache: FeatureCache | None = None) -> Results:
+    """Test a model on every data set of `DATASETS.TESTS`, each image's feature computed once for all splits.
 
-    splits: dict[str, dict[str, Metrics]] = field(default_factory=dict)
+    With several processes they share the images, process 0 evaluates, and all return its results.
 
-    @property
-    def rows(self) -> dict[str, Metrics]:
-        """`X_average` and `X_std` (population) over the splits of each data set, then the average of the averages."""
-        rows: dict[str, Metrics] = {}
-        for name, splits in self.splits.items():
-            keys = next(iter(splits.values())).keys()
-            values = {key: [metrics[key] for metrics in splits.values()] for key in keys}
-            rows[f"{name}_average"] = {key: float(np.mean(v)) for key, v in values.items()}
-            rows[f"{name}_std"] = {key: float(np.std(v)) for key, v in values.items()}
-        averages = [rows[f"{name}_average"] for name in self.splits]
-        rows[ALL_AVERAGE] = {key: float(np.mean([row[key] for row in averages])) for key in averages[0]}
-        return rows
-
-    def table(self) -> str:
-        """Return the published pipe table."""
-        rows = [[name, *(metrics[column] for column in COLUMNS)] for name, metrics in self.rows.items()]
-        return tabulate(rows, headers=["Datasets", *COLUMNS], tablefmt="pipe", floatfmt=".2f", numalign="left")
-
-    def save(self, folder: Path, **about: Any) -> None:
-        """Write `results.json` (all metrics in percent, with `about` beside them) and `results.txt` (the table)."""
-        write_json(folder / "results.json", {**about, "results": self.rows, "splits": self.splits})
-        write_text(folder / "results.txt", self.table() + "\n")
-
-
-def evaluate(cfg, model: nn.Module) -> Results:
-    """Test a model on every data set of `DATASETS.TESTS`, each image's feature computed once.
+    Args:
+        cache: where features are saved, or read from instead of being computed.
 
     Raises:
-        UserError: a data set is missing, an image is damaged, or no query has a match.
+        UserError: a data set is missing, an image is damaged, saved features are stale, or no query has a match.
     """
     if not cfg.DATASETS.TESTS:
         raise UserError("DATASETS.TESTS names no data set to test on")
-    results = Results()
+    results, device = Results(), next(model.parameters()).device
     for name in cfg.DATASETS.TESTS:
         test_set = load_test_set(name)
+        features = _features(cfg, model, test_set, name, cache)
         start = time.perf_counter()
-        features = extract_features(cfg, model, test_set, name)
-        extracted = time.perf_counter()
-        results.splits[name] = evaluate_splits(features, test_set, cfg.TEST.METRIC)
-        logger.info(
-            f"{name}: {len(test_set.items):,} images in {extracted - start:.1f} s, {len(test_set.splits)} split(s) in "
-            f"{time.perf_counter() - extracted:.1f} s"
-        )
-    return results
+        _on_process_zero(lambda: evaluate_test_set(cfg, features, test_set, name, results, device))
+        if process_rank() == 0:
+            logger.info(f"{name}: {len(test_set.splits)} split(s) evaluated in {time.perf_counter() - start:.1f} s")
+    return _broadcast(results)
 
 
-@torch.inference_mode()
-def extract_features(cfg, model: nn.Module, test_set: TestSet, name: str = "") -> Tensor:
-    """Return the test features of all images of a test set, (N, D) float32 on the CPU, in the set's order."""
-    was_training = model.training
-    model.eval()
-    parts = []
-    with tqdm(total=len(test_set.items), desc=name, unit="image", leave=False, disable=None) as progress:
-        for batch in build_test_loader(cfg, test_set.items):
-            parts.append(model(batch).float().cpu())
-            progress.update(len(parts[-1]))
-    model.train(was_training)
-    return torch.cat(parts)
+def _features(cfg, model: nn.Module, test_set: TestSet, name: str, cache: FeatureCache | None) -> Tensor | None:
+    """Return the features of a test set's images, in process 0; save them, or read them, if there is a cache."""
+    if cache is not None and cache.reuse:
+        return _on_process_zero(lambda: cache.load(name, fingerprint(cfg, model, test_set.items)))
+    features = extract_features(cfg, model, test_set.items, name)
+    if cache is not None:
+        _on_process_zero(lambda: cache.save(name, features, fingerprint(cfg, model, test_set.items)))
+    return features
 
 
-def evaluate_splits(features: Tensor, test_set: TestSet, metric: str) -> dict[str, Metrics]:
-    """Return the metrics, in percent, of each split of a test set."""
-    items = test_set.items
-    bad = np.flatnonzero(~torch.isfinite(features).all(1).numpy())
-    if len(bad):
-        raise UserError(f"the feature of {items.paths[bad[0]]} is not finite ({len(bad)} images): the model has diverged")
-    results = {}
+def _on_process_zero(work):
+    """Return what `work` returns in process 0, None in the others; its UserError is raised in all of them."""
+    result, error = None, None
+    if process_rank() == 0:
+        try:
+            result = work()
+        except UserError as problem:
+            if num_processes() == 1:
+                raise
+            error = str(problem)
+    error = _broadcast(error)
+    if error:
+        raise UserError(error)
+    return result
+
+
+def _broadcast(value):
+    """Return process 0's value in every process."""
+    if num_processes() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def evaluate_test_set(
+    cfg, features: Tensor, test_set: TestSet, name: str, results: Results, device: torch.device = torch.device("cpu")
+) -> None:
+    """Evaluate each split of a test set from the features (N, D) of its images, and add it to the results.
+
+    Distances are computed on `device`.
+
+    Raises:
+        UserError: a feature is not finite, a split has no query or gallery, or no query of it has a match.
+    """
+    _check_finite(features, test_set)
+    results.splits[name], results.cmc[name] = {}, []
     for split in test_set.splits:
-        distances = compute_distance(features[split.query], features[split.gallery], metric).numpy()
-        labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
-        results[split.name] = measure(distances, *labels)
-    return results
+        try:
+            found = evaluate_split(cfg, features, test_set, split, device)
+        except UserError as error:
+            raise UserError(f"{name}, {split.name}: {error}") from error
+        results.splits[name][split.name] = metrics(found)
+        results.cmc[name].append(found.cmc)
+        if cfg.TEST.PER_QUERY:
+            results.queries.setdefault(name, []).extend(query_rows(found, test_set, split))
 
 
-def measure(distances: np.ndarray, q_pids, g_pids, q_camids, g_camids) -> Metrics:
-    """Return every metric of a (Q, G) distance matrix in percent.
+def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> Retrieval:
+    """Evaluate one split with the options of TEST: metric, block size, query expansion, re-ranking."""
+    test, items = cfg.TEST, test_set.items
+    q_feat, g_feat = (select_rows(features, index).to(device) for index in (split.query, split.gallery))
+    if len(q_feat) and len(g_feat):
+        rows = rows_per_block(test.BLOCK_SIZE, len(q_feat) + len(g_feat))
+        if test.AQE.ENABLED:
+            q_feat, g_feat = average_query_expansion(
+                q_feat, g_feat, test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA, rows
+            )
+        if test.RERANK.ENABLED:
+            options = test.RERANK.K1, test.RERANK.K2, test.RERANK.LAMBDA, test.METRIC, rows
+            distances = MatrixDistances(re_ranking(q_feat, g_feat, *options))
+        else:
+            distances = FeatureDistances(q_feat, g_feat, test.METRIC, test.BLOCK_SIZE)
+    else:
+        # Nothing to compute: the evaluation says which set is empty.
+        distances = MatrixDistances(np.empty((len(q_feat), len(g_feat)), np.float32))
+    labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
+    return evaluate_blocks(distances, *labels, margins=test.PER_QUERY)
+
+
+def select_rows(features: Tensor, index: np.ndarray) -> Tensor:
+    """Return rows of the features; rows that follow each other are a view, so that a large gallery is not copied."""
+    if len(index) and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
+        return features[int(index[0]) : int(index[-1]) + 1]
+    return features[torch.from_numpy(index)]
+
+
+def metrics(found: Retrieval) -> Metrics:
+    """Return the measures of a retrieval in percent.
 
     "TPR@FPR" is the published table's definition, "TAR@FAR" the usual one: see `evaluate_roc` and
     `evaluate_tpr_at_fpr`.
     """
-    labels = (q_pids, g_pids, q_camids, g_camids)
-    cmc, average_precision, inp = evaluate_rank(distances, *labels)
-    metrics = {f"Rank-{k}": cmc[min(k, len(cmc)) - 1] for k in (1, 5, 10)}
-    metrics |= {"mAP": average_precision.mean(), "mINP": inp.mean()}
-    metrics |= {f"TPR@FPR={fpr}": tpr for fpr, tpr in zip(FPRS, evaluate_roc(distances, *labels))}
-    metrics |= {f"TAR@FAR={fpr}": tpr for fpr, tpr in zip(FPRS, evaluate_tpr_at_fpr(distances, *labels))}
-    return {key: 100 * float(value) for key, value in metrics.items()}
+    values = {f"Rank-{k}": found.cmc[min(k, len(found.cmc)) - 1] for k in (1, 5, 10)}
+    values |= {"mAP": found.average_precision.mean(), "mINP": found.inverse_penalty.mean()}
+    values |= {f"TPR@FPR={fpr}": tpr for fpr, tpr in zip(FPRS, found.published_tpr)}
+    values |= {f"TAR@FAR={fpr}": tpr for fpr, tpr in zip(FPRS, found.usual_tpr)}
+    return {key: 100 * float(value) for key, value in values.items()}
+
+
+def query_rows(found: Retrieval, test_set: TestSet, split: Split) -> list[QueryRow]:
+    """Return one row for each query of a split."""
+    measured = {}
+    for query, *values in zip(np.flatnonzero(found.valid), found.average_precision, found.first_match, found.margin):
+        average_precision, rank, margin = (value.item() for value in values)
+        measured[query] = average_precision, rank, margin if np.isfinite(margin) else None
+    rows = []
+    for query, index in enumerate(split.query):
+        rows.append(QueryRow(split.name, *test_set.items[index], *measured.get(query, (None, None, None))))
+    return rows
+
+
+def _check_finite(features: Tensor, test_set: TestSet) -> None:
+    """Raise UserError, with the first image's path, when features are not finite."""
+    if len(features) != len(test_set.items):
+        raise UserError(f"there are {len(features)} features for {len(test_set.items)} images: compute them again")
+    finite = [part.isfinite().all(dim=1) for part in features.split(FINITE_ROWS)]
+    bad = np.flatnonzero(~torch.cat(finite).numpy())
+    if len(bad):
+        raise UserError(
+            f"the feature of {test_set.items.paths[bad[0]]} is not finite ({len(bad)} of {len(features)} images): the "
+            "model has diverged, or the checkpoint is damaged"
+        )

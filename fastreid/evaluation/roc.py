@@ -56,28 +56,150 @@ def _row_blocks(distmat: np.ndarray) -> Iterator[np.ndarray]:
         yield distmat[start : start + rows].ravel()
 
 
-def _count_different(
-    blocks: Blocks, windows: list[np.ndarray], pairs: SamePairs
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Count the different-identity pairs below and equal to each value of each window (ascending, distinct)."""
-    below = [0] * len(windows)
-    # Bin 2p counts distances between values p - 1 and p, bin 2p + 1 those equal to value p.
-    bins = [np.zeros(2 * len(values), np.int64) for values in windows]
-    for block in blocks():
-        for i, values in enumerate(windows):
+class _Windows:
+    """Counts the different-identity pairs below and equal to each value of a few windows (ascending, distinct)."""
+
+    def __init__(self, windows: list[np.ndarray], pairs: SamePairs) -> None:
+        self.windows, self.pairs = windows, pairs
+        self.below = [0] * len(windows)
+        # Bin 2p counts distances between values p - 1 and p, bin 2p + 1 those equal to value p.
+        self.bins = [np.zeros(2 * len(values), np.int64) for values in windows]
+
+    def add(self, block: np.ndarray) -> None:
+        """Count a flat array of distances, pairs of the same identity among them."""
+        for i, values in enumerate(self.windows):
             not_above = block <= values[-1]
             less = block < values[0]
             num_less = np.count_nonzero(less)
-            below[i] += num_less
+            self.below[i] += num_less
             if np.count_nonzero(not_above) > num_less:
                 inside = block[not_above ^ less]
                 place = np.searchsorted(values, inside)
-                bins[i] += np.bincount(2 * place + (values[place] == inside), minlength=len(bins[i]))
-    result = []
-    for values, start, counts in zip(windows, below, bins):
-        left, right = np.searchsorted(pairs.every, values), np.searchsorted(pairs.every, values, side="right")
-        result.append((start + np.cumsum(counts)[::2] - left, counts[1::2] - (right - left)))
-    return result
+                self.bins[i] += np.bincount(2 * place + (values[place] == inside), minlength=len(self.bins[i]))
+
+    def counts(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return for each window the pairs below each value, and those equal to it."""
+        result = []
+        for values, start, counts in zip(self.windows, self.below, self.bins):
+            left, right = (np.searchsorted(self.pairs.every, values, side=side) for side in ("left", "right"))
+            result.append((start + np.cumsum(counts)[::2] - left, counts[1::2] - (right - left)))
+        return result
+
+
+class _Published:
+    """The published family: finds, over one or more passes, the curve's point nearest each target."""
+
+    def __init__(self, pairs: SamePairs, targets: tuple[float, ...]) -> None:
+        self.pairs = pairs
+        # Going down from the largest distance, the curve's FPR grows at the distances of true matches only ("steps"),
+        # and the first point of a given FPR lies on such a step. Step 0 stands for the curve's origin.
+        values, counts = np.unique(pairs.true, return_counts=True)
+        self.values, self.multiplicity = values[::-1], counts[::-1]
+        false_positives = np.concatenate([[0], np.cumsum(self.multiplicity)])
+        fpr = false_positives / false_positives[-1]
+        self.orders = [np.argsort(np.abs(fpr - target), kind="stable") for target in targets]
+        self.result = np.full(len(targets), np.nan)
+        self.size = FIRST_WINDOW
+        self._open_windows()
+
+    def _open_windows(self) -> None:
+        self.open_targets = np.flatnonzero(np.isnan(self.result))
+        self.candidates = [self.orders[i][: self.size] for i in self.open_targets]
+        # Step s has the value values[s - 1]; whether it stays on the curve depends on the next lower value too.
+        self.ranges = [(max(s.min() - 1, 0), min(s.max() + 1, len(self.values))) for s in self.candidates]
+        self.windows = _Windows([self.values[a:b][::-1] for a, b in self.ranges], self.pairs)
+
+    def add(self, block: np.ndarray) -> None:
+        """Count a flat array of distances."""
+        self.windows.add(block)
+
+    def end_pass(self) -> bool:
+        """Settle what one pass over all distances allows; tell whether every target is settled."""
+        counted = self.windows.counts()
+        for i, steps, (a, b), (less, equal) in zip(self.open_targets, self.candidates, self.ranges, counted):
+            equal = equal[::-1]
+            at_least = self.pairs.different - less[::-1]
+            dropped = _collinear(self.multiplicity[a:b], equal, at_least, includes_first=a == 0)
+            for step in steps:
+                if step == 0:
+                    self.result[i] = 0.0
+                elif not dropped[step - 1 - a]:
+                    self.result[i] = at_least[step - 1 - a] / self.pairs.different
+                else:
+                    continue
+                break
+        if not np.isnan(self.result).any():
+            return True
+        self.size *= 8
+        self._open_windows()
+        return False
+
+
+class _Usual:
+    """The usual family: counts, at each true match's distance, the pairs of different identities up to it.
+
+    Only distances up to the first match that is already behind too many of them need counting: soon few are left.
+    """
+
+    def __init__(self, pairs: SamePairs, targets: tuple[float, ...]) -> None:
+        self.allowed = [_allowed_errors(target, pairs.different) for target in targets]
+        self.most = max((k for k in self.allowed if k < pairs.different), default=-1)
+        self.values, counts = np.unique(pairs.true, return_counts=True)
+        self.accepted = np.concatenate([[0], np.cumsum(counts)])
+        self.same = np.searchsorted(pairs.every, self.values, side="right")
+        self.different = pairs.different
+        if self.most < 0:
+            self.values = self.values[:0]
+        # Bin j counts the pairs above value j - 1, up to value j.
+        self.bins = np.zeros(len(self.values), np.int64)
+        self.uncounted = 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Count a flat array of distances, pairs of the same identity among them."""
+        if not len(self.values):
+            return
+        inside = block[block <= self.values[-1]]
+        # Sorted, so that neighbours are looked up in the same part of the table.
+        inside.sort()
+        self.bins += np.bincount(np.searchsorted(self.values, inside), minlength=len(self.bins))
+        self.uncounted += len(inside)
+        if 4 * self.uncounted > self.most:
+            self.uncounted = 0
+            self._shorten()
+
+    def _errors(self) -> np.ndarray:
+        return np.cumsum(self.bins) - self.same[: len(self.bins)]
+
+    def _shorten(self) -> None:
+        """Forget the matches that are behind too many pairs of different identities."""
+        # In the middle of a pass this is too small a number, as all pairs of the same identity are subtracted already.
+        behind = self._errors() > self.most
+        if behind.any():
+            length = int(behind.argmax())
+            self.values, self.bins = self.values[:length], self.bins[:length]
+
+    def end_pass(self) -> bool:
+        """Compute the rates from one pass over all distances."""
+        errors = self._errors()
+        matches = [np.searchsorted(errors, k, side="right") if k < self.different else -1 for k in self.allowed]
+        self.result = self.accepted[matches] / self.accepted[-1]
+        return True
+
+
+def _run(blocks: Blocks, pairs: SamePairs, targets: tuple[float, ...], kinds: tuple[type, ...]) -> list[np.ndarray]:
+    """Return the rates of each kind, all counted in the same passes over the distances."""
+    if pairs.different == 0:
+        logger.warning("Verification rates are undefined (NaN): the gallery holds no pair of different identities.")
+        return [np.full(len(targets), np.nan) for _ in kinds]
+    families = [kind(pairs, targets) for kind in kinds]
+    unfinished = families
+    while unfinished:
+        for block in blocks():
+            for start in range(0, len(block), BLOCK_ELEMENTS):
+                for family in unfinished:
+                    family.add(block[start : start + BLOCK_ELEMENTS])
+        unfinished = [family for family in unfinished if not family.end_pass()]
+    return [family.result for family in families]
 
 
 def published_tpr(blocks: Blocks, pairs: SamePairs, targets: tuple[float, ...] = FPR_TARGETS) -> np.ndarray:
@@ -86,39 +208,20 @@ def published_tpr(blocks: Blocks, pairs: SamePairs, targets: tuple[float, ...] =
     Every call of `blocks` yields the same distances, all of them, as flat arrays in any order. One pass is enough
     unless more than a few neighbouring points around a target are dropped from the curve.
     """
-    different = pairs.different
-    if different == 0:
-        logger.warning("TPR@FPR is undefined (NaN): the gallery holds no pair of different identities.")
-        return np.full(len(targets), np.nan)
-    # Going down from the largest distance, the curve's FPR grows at the distances of true matches only ("steps"), and
-    # the first point of a given FPR lies on such a step. Step 0 stands for the curve's origin.
-    values, counts = np.unique(pairs.true, return_counts=True)
-    values, counts = values[::-1], counts[::-1]
-    false_positives = np.concatenate([[0], np.cumsum(counts)])
-    fpr = false_positives / false_positives[-1]
-    orders = [np.argsort(np.abs(fpr - target), kind="stable") for target in targets]
-    result = np.full(len(targets), np.nan)
-    size = FIRST_WINDOW
-    while np.isnan(result).any():
-        open_targets = np.flatnonzero(np.isnan(result))
-        candidates = [orders[i][:size] for i in open_targets]
-        # Step s has the value values[s - 1]; whether it stays on the curve depends on the next lower value too.
-        ranges = [(max(steps.min() - 1, 0), min(steps.max() + 1, len(values))) for steps in candidates]
-        counted = _count_different(blocks, [values[a:b][::-1] for a, b in ranges], pairs)
-        for i, steps, (a, b), (less, equal) in zip(open_targets, candidates, ranges, counted):
-            equal = equal[::-1]
-            at_least = different - less[::-1]
-            dropped = _collinear(counts[a:b], equal, at_least, includes_first=a == 0)
-            for step in steps:
-                if step == 0:
-                    result[i] = 0.0
-                elif not dropped[step - 1 - a]:
-                    result[i] = at_least[step - 1 - a] / different
-                else:
-                    continue
-                break
-        size *= 8
-    return result
+    return _run(blocks, pairs, targets, (_Published,))[0]
+
+
+def usual_tpr(blocks: Blocks, pairs: SamePairs, targets: tuple[float, ...] = FPR_TARGETS) -> np.ndarray:
+    """Return what `evaluate_tpr_at_fpr` does, from one pass over blocks of distances (see `published_tpr`)."""
+    return _run(blocks, pairs, targets, (_Usual,))[0]
+
+
+def both_tprs(
+    blocks: Blocks, pairs: SamePairs, targets: tuple[float, ...] = FPR_TARGETS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `published_tpr` and `usual_tpr`, counted in the same passes."""
+    published, usual = _run(blocks, pairs, targets, (_Published, _Usual))
+    return published, usual
 
 
 def _collinear(counts: np.ndarray, equal: np.ndarray, at_least: np.ndarray, includes_first: bool) -> np.ndarray:
@@ -133,38 +236,6 @@ def _collinear(counts: np.ndarray, equal: np.ndarray, at_least: np.ndarray, incl
     if includes_first and at_least[0] == equal[0]:
         dropped[0] = False
     return dropped
-
-
-def _smallest(blocks: Blocks, count: int) -> np.ndarray:
-    """Return the `count` smallest distances, sorted, holding at most about twice as many."""
-    parts, size, cutoff = [], 0, None
-    for block in blocks():
-        parts.append(block if cutoff is None else block[block < cutoff])
-        size += len(parts[-1])
-        if size >= 2 * count:
-            parts = [np.partition(np.concatenate(parts), count - 1)[:count]]
-            size, cutoff = count, parts[0][-1]
-    return np.sort(np.concatenate(parts))[:count]
-
-
-def usual_tpr(blocks: Blocks, pairs: SamePairs, targets: tuple[float, ...] = FPR_TARGETS) -> np.ndarray:
-    """Return what `evaluate_tpr_at_fpr` does, from one pass over blocks of distances (see `published_tpr`)."""
-    different = pairs.different
-    if different == 0:
-        logger.warning("The verification rate is undefined (NaN): the gallery holds no pair of different identities.")
-        return np.full(len(targets), np.nan)
-    allowed = [_allowed_errors(target, different) for target in targets]
-    most = max((k for k in allowed if k < different), default=0)
-    # The nearest pairs of any kind include the `most` + 1 nearest of different identities.
-    nearest = _smallest(blocks, most + 1 + len(pairs.every))
-    errors = np.searchsorted(nearest, nearest, side="right") - np.searchsorted(pairs.every, nearest, side="right")
-    result = np.ones(len(targets))
-    for i, k in enumerate(allowed):
-        if k < different:
-            # The threshold must stay below the distance that would accept one more pair of different identities.
-            limit = nearest[np.argmax(errors > k)]
-            result[i] = np.searchsorted(pairs.true, limit) / len(pairs.true)
-    return result
 
 
 def _allowed_errors(target: float, different: int) -> int:

@@ -46,6 +46,10 @@ def running_stats(model: nn.Module, mode: str) -> Iterator[None]:
 
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each image and channel, two (N, C) tensors."""
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        # PyTorch's var_mean is not vectorized on the CPU: there two passes over the map are 2 to 20 times faster.
+        mean = x.mean((2, 3), keepdim=True)
+        return mean.flatten(1), (x - mean).square_().mean((2, 3))
     var, mean = torch.var_mean(x, dim=(2, 3), correction=0)
     return mean, var
 

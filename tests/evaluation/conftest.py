@@ -4,6 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fastreid.config import get_cfg
 
 VECTORS = Path(__file__).parents[1] / "golden" / "evaluation.npz"
 
@@ -41,3 +46,42 @@ def _random_case(seed, queries, gallery, identities, cameras, kind="continuous",
 def random_case():
     """Make (distmat, q_pids, g_pids, q_camids, g_camids); `kind` says how distances and identities are related."""
     return _random_case
+
+
+class TinyModel(nn.Module):
+    """Image (3, 16, 8) -> 24 channel means of 4 x 4 tiles, standing in for a network."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 24))
+
+    def forward(self, batch):
+        return nn.functional.avg_pool2d(batch["images"], 4).flatten(1) * self.scale
+
+
+@pytest.fixture
+def tiny_model():
+    """A model of the batches of `small_cfg`, with features that a mirrored image changes."""
+    return TinyModel()
+
+
+@pytest.fixture
+def small_cfg(tmp_path, monkeypatch):
+    """A config that tests on `folder:people`: images 16 x 8, four people, three gallery images of each."""
+    root = tmp_path / "data"
+    monkeypatch.setenv("FASTREID_DATASETS", str(root))
+    rng = np.random.default_rng(0)
+    looks = rng.integers(0, 256, (4, 4, 2, 3))
+    for part, cameras in (("query", [1]), ("gallery", [1, 2, 3])):
+        (root / "people" / part).mkdir(parents=True)
+        for person, look in enumerate(looks):
+            for camera in cameras:
+                pixels = np.kron(look, np.ones((4, 4, 1))) + rng.normal(0, 60, (16, 8, 3))
+                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+                image.save(root / "people" / part / f"p{person}_c{camera}.png")
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        ["MODEL.DEVICE", "cpu", "INPUT.SIZE_TEST", "[16, 8]", "DATASETS.TESTS", "folder:people"]
+        + ["TEST.IMS_PER_BATCH", "3", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "logs")]
+    )
+    return cfg

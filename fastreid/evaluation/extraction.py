@@ -1,0 +1,122 @@
+"""Test features: one forward for each image of a data set, shared out among the processes."""
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastreid.data.build import build_test_loader
+from fastreid.data.datasets import Items
+from fastreid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def num_processes() -> int:
+    """Return the number of processes that share the evaluation."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """Return this process's number, from 0."""
+    return dist.get_rank() if num_processes() > 1 else 0
+
+
+def uses_amp(cfg, device: torch.device) -> bool:
+    """Tell whether features are computed in half precision: as in training, not where a CUDA config runs on the CPU."""
+    return cfg.SOLVER.AMP and not (device.type == "cpu" and cfg.MODEL.DEVICE.startswith("cuda"))
+
+
+def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Tensor | None:
+    """Return the test features of all images, (N, D) float32 on the CPU, in the items' order.
+
+    With several processes each computes a share of the images; process 0 returns all features, the others None.
+    Raises UserError, in every process, when there is no image or one of them cannot be read in any process.
+    """
+    if len(items) == 0:
+        raise UserError(f"the test set {name} has no images: check its folder and splits")
+    start = time.perf_counter()
+    world, rank = num_processes(), process_rank()
+    per_process = -(-len(items) // world)
+    share = items[rank * per_process : (rank + 1) * per_process]
+    features, error = None, None
+    try:
+        features = _extract(cfg, model, share, name) if len(share) else None
+    except UserError as problem:
+        if world == 1:
+            raise
+        error = str(problem)
+    if world > 1:
+        features = _gather(features, error, len(items), per_process)
+    seconds = time.perf_counter() - start
+    logger.info(f"{name}: features of {len(items):,} images in {seconds:.1f} s, {len(items) / seconds:.1f} images/s")
+    return features
+
+
+@torch.inference_mode()
+def _extract(cfg, model: nn.Module, items: Items, name: str) -> Tensor:
+    """Return the features (N, D) of the items by this process alone."""
+    device = next(model.parameters()).device
+    amp = uses_amp(cfg, device)
+    dtype = torch.bfloat16 if device.type == "cpu" else torch.float16
+    # On the CPU a third faster for MobileNetV2 and a tenth for ResNet-50; half precision on a GPU is made for it.
+    layout = torch.channels_last if device.type == "cpu" or amp else torch.contiguous_format
+    features, done = None, 0
+    # None: no bar where the output is not a terminal.
+    hidden = True if process_rank() > 0 else None
+    bar = tqdm(total=len(items), desc=name, unit=" images", leave=False, disable=hidden)
+    with evaluation_mode(model), bar, torch.autocast(device.type, dtype, enabled=amp):
+        for batch in build_test_loader(cfg, items):
+            images = batch["images"].to(device, non_blocking=True).contiguous(memory_format=layout)
+            part = model({**batch, "images": images}).float()
+            if cfg.TEST.FLIP:
+                part = (part + model({**batch, "images": images.flip(3)}).float()) / 2
+            if features is None:
+                # One array from the start: joining parts at the end would take twice the memory.
+                features = torch.empty(len(items), part.shape[1])
+            features[done : done + len(part)] = part
+            done += len(part)
+            bar.update(len(part))
+    return features
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and afterwards, whatever happened, back into the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _gather(features: Tensor | None, error: str | None, images: int, per_process: int) -> Tensor | None:
+    """Return all processes' features in process 0, None in the others.
+
+    Each process holds the next `per_process` images, the last ones fewer or none. Raises UserError in all of them when
+    one reports an error, so that none waits for it.
+    """
+    world, rank = dist.get_world_size(), dist.get_rank()
+    states: list[tuple[str | None, int]] = [(None, 0)] * world
+    dist.all_gather_object(states, (error, 0 if features is None else features.shape[1]))
+    errors = [message for message, _ in states if message]
+    if errors:
+        raise UserError(errors[0])
+    length = max(size for _, size in states)
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    padded = torch.zeros(per_process, length, device=device)
+    if features is not None:
+        padded[: len(features)] = features
+    if rank > 0:
+        dist.gather(padded, dst=0)
+        return None
+    gathered = torch.empty(world * per_process, length, device=device)
+    dist.gather(padded, list(gathered.split(per_process)), dst=0)
+    return gathered[:images].cpu()

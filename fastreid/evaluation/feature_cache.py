@@ -1,0 +1,96 @@
+"""Features on disk, and the fingerprint that tells whether they are still those of this model and these images."""
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastreid.data.datasets import Items
+from fastreid.evaluation.extraction import uses_amp
+from fastreid.utils.errors import UserError
+from fastreid.utils.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+
+class FeatureCache:
+    """`<folder>/<data set>.npz`: `features` (N, D) float32 and the fingerprint of what they were computed from.
+
+    Args:
+        reuse: read the files instead of computing features; otherwise the files are written.
+    """
+
+    def __init__(self, folder: Path, reuse: bool):
+        self.folder, self.reuse = folder, reuse
+
+    def path(self, name: str) -> Path:
+        """Return the file of a data set."""
+        return self.folder / f"{name.replace(':', '_')}.npz"
+
+    def save(self, name: str, features: Tensor, found: dict[str, str]) -> None:
+        """Write the features of a data set with their fingerprint."""
+        path = self.path(name)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, features=features.numpy(), **found)
+        logger.info(f"saved the features of {name} in {path}")
+
+    def load(self, name: str, expected: dict[str, str]) -> Tensor:
+        """Return the features of a data set.
+
+        Raises:
+            UserError: there is no file, it is damaged, or it is of other weights, options or images than `expected`.
+        """
+        path = self.path(name)
+        if not path.is_file():
+            raise UserError(f"--features: no saved features {path}: run once with --save-features instead")
+        try:
+            with np.load(path) as content:
+                found = {key: str(content[key]) for key in expected}
+                features = content["features"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            problem = f"{path} is not a file of saved features ({error}): run again with --save-features"
+            raise UserError(problem) from error
+        stale = [key for key in expected if found[key] != expected[key]]
+        if stale:
+            raise UserError(
+                f"the features in {path} were computed with other {' and '.join(stale)} than those of this run: "
+                "run again with --save-features in place of --features"
+            )
+        logger.info(f"the features of {name} are from {path}")
+        return torch.from_numpy(features)
+
+
+def fingerprint(cfg, model: nn.Module, items: Items) -> dict[str, str]:
+    """Return hashes of what test features depend on: the model's weights, options, and the images' paths and sizes.
+
+    Raises:
+        UserError: an image is missing.
+    """
+    weights = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    options = {
+        "SIZE_TEST": list(cfg.INPUT.SIZE_TEST),
+        "FLIP": cfg.TEST.FLIP,
+        "AMP": uses_amp(cfg, next(model.parameters()).device),
+        "LAST_STRIDE": cfg.MODEL.BACKBONE.LAST_STRIDE,
+        "TYPE_BACKBONE": cfg.MODEL.NORM.TYPE_BACKBONE,
+        "IN_FC_MULTIPLY": cfg.MODEL.NORM.IN_FC_MULTIPLY,
+        "POOL_LAYER": cfg.MODEL.HEADS.POOL_LAYER,
+    }
+    images = hashlib.sha256()
+    for path in items.paths.tolist():
+        try:
+            # The size tells most images of another content apart without reading them.
+            size = Path(path).stat().st_size
+        except OSError as error:
+            raise UserError(f"the image {path} cannot be read ({error.strerror}): check the data set") from error
+        images.update(f"{path}\0{size}\0".encode())
+    return {"weights": weights.hexdigest(), "options": json.dumps(options), "images": images.hexdigest()}

@@ -1,0 +1,81 @@
+"""The numbers of an evaluation, its table and its files."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from fastreid.evaluation.result_files import QueryRow, plot_cmc, write_queries, write_workbook
+from fastreid.utils.files import write_json, write_text
+
+Metrics = dict[str, float]
+
+FPRS = ("0.0001", "0.001", "0.01")
+COLUMNS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", *(f"TPR@FPR={fpr}" for fpr in FPRS))
+ALL_AVERAGE = "** all_average **"
+
+
+@dataclass
+class Results:
+    """What an evaluation found, by data set.
+
+    splits: metrics in percent of each split. cmc: the curve of each split, as shares. queries: if asked for, one row
+    for each query of each split.
+    """
+
+    splits: dict[str, dict[str, Metrics]] = field(default_factory=dict)
+    cmc: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    queries: dict[str, list[QueryRow]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> dict[str, Metrics]:
+        """`X_average` and `X_std` (population) over the splits of each data set, then the average of the averages."""
+        rows: dict[str, Metrics] = {}
+        for name, splits in self.splits.items():
+            keys = next(iter(splits.values())).keys()
+            values = {key: [metrics[key] for metrics in splits.values()] for key in keys}
+            rows[f"{name}_average"] = {key: float(np.mean(v)) for key, v in values.items()}
+            rows[f"{name}_std"] = {key: float(np.std(v)) for key, v in values.items()}
+        averages = [rows[f"{name}_average"] for name in self.splits]
+        rows[ALL_AVERAGE] = {key: float(np.mean([row[key] for row in averages])) for key in averages[0]}
+        return rows
+
+    @property
+    def curves(self) -> dict[str, np.ndarray]:
+        """Return each data set's CMC, (K,) shares, averaged over its splits up to the smallest gallery's length."""
+        return {
+            name: np.mean([curve[: min(map(len, curves))] for curve in curves], axis=0)
+            for name, curves in self.cmc.items()
+        }
+
+    def table(self) -> str:
+        """Return the published pipe table."""
+        rows = [[name, *(metrics[column] for column in COLUMNS)] for name, metrics in self.rows.items()]
+        return tabulate(rows, headers=["Datasets", *COLUMNS], tablefmt="pipe", floatfmt=".2f", numalign="left")
+
+    def save(self, folder: Path, **about: Any) -> None:
+        """Write the results into a folder.
+
+        `results.json` (all metrics in percent, null where undefined, with `about` beside them), `results.txt` (the
+        table), `results.xlsx`, `cmc.png`, and, for data sets with rows of queries, `per_query/<data set>.csv`.
+        """
+        splits = {
+            name: {split: _valid_json(row) for split, row in found.items()} for name, found in self.splits.items()
+        }
+        rows = {name: _valid_json(row) for name, row in self.rows.items()}
+        cmc = {name: (100 * curve).tolist() for name, curve in self.curves.items()}
+        write_json(folder / "results.json", {**about, "results": rows, "splits": splits, "cmc": cmc})
+        write_text(folder / "results.txt", self.table() + "\n")
+        write_workbook(folder / "results.xlsx", self.rows, self.splits, COLUMNS)
+        plot_cmc(folder / "cmc.png", self.curves)
+        for name, queries in self.queries.items():
+            write_queries(folder / "per_query" / f"{name.replace(':', '_')}.csv", queries)
+
+
+def _valid_json(metrics: Metrics) -> dict[str, float | None]:
+    """Replace NaN, which JSON does not have."""
+    return {key: None if math.isnan(value) else value for key, value in metrics.items()}
