@@ -177,7 +177,7 @@ class TestTestOnly:
     def look(self, monkeypatch):
         self.models = []
 
-        def evaluate(cfg, model):
+        def evaluate(cfg, model, cache):
             self.models.append(model)
             return Results({"a": {"0": {column: 50.0 for column in COLUMNS}}})
 
