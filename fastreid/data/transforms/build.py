@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -12,15 +12,25 @@ from torchvision.transforms import InterpolationMode
 from fastreid.data.transforms.transforms import RandomPatch, ToFloatTensor
 
 
-def build_transforms(cfg, is_train: bool) -> Callable[[Image.Image], Tensor]:
-    """Return the function PIL image (RGB) -> (3, H, W) float tensor, 0..255, that the options of INPUT describe."""
+def build_resize(size: Sequence[int]) -> Callable[[Image.Image], Image.Image]:
+    """Return the function that resizes a PIL image to (height, width)."""
+    return T.Resize(list(size), InterpolationMode.BICUBIC)
+
+
+def build_transforms(cfg, is_train: bool, resized: bool = False) -> Callable[[Image.Image], Tensor]:
+    """Return the function PIL image (RGB) -> (3, H, W) float tensor, 0..255, that the options of INPUT describe.
+
+    Args:
+        resized: the images come resized, out of a cache. With DO_AUTOAUG, which precedes the resize, they must not.
+    """
     node = cfg.INPUT
+    resize = [] if resized else [build_resize(node.SIZE_TRAIN if is_train else node.SIZE_TEST)]
     if not is_train:
-        return T.Compose([T.Resize(node.SIZE_TEST, InterpolationMode.BICUBIC), ToFloatTensor()])
+        return T.Compose([*resize, ToFloatTensor()])
     steps: list[Callable] = []
     if node.DO_AUTOAUG:
         steps.append(T.AutoAugment(T.AutoAugmentPolicy.IMAGENET))
-    steps.append(T.Resize(node.SIZE_TRAIN, InterpolationMode.BICUBIC))
+    steps += resize
     if node.DO_FLIP:
         steps.append(T.RandomHorizontalFlip(node.FLIP_PROB))
     if node.DO_PAD:
