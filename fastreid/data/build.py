@@ -105,8 +105,8 @@ def build_train_loaders(cfg) -> TrainLoaders:
     """
     if cfg.DATALOADER.CACHE and cfg.INPUT.DO_AUTOAUG:
         raise UserError(
-            f"DATALOADER.CACHE {cfg.DATALOADER.CACHE} keeps resized images, but INPUT.DO_AUTOAUG changes them anew each "
-            "time before they are resized: set DATALOADER.CACHE '' or INPUT.DO_AUTOAUG False"
+            f"DATALOADER.CACHE {cfg.DATALOADER.CACHE} keeps resized images, but INPUT.DO_AUTOAUG changes them anew "
+            "each time before they are resized: set DATALOADER.CACHE '' or INPUT.DO_AUTOAUG False"
         )
     data = load_training_data(cfg.DATASETS.NAMES, cfg.DATALOADER.CAMERA_TO_DOMAIN)
     node = cfg.DATALOADER
@@ -163,7 +163,7 @@ def build_loader(cfg, data: TrainingData, sampler, seed: int) -> DataLoader:
 
 
 def build_cache(cfg, parts: Iterable[np.ndarray], size: list[int]) -> CachedImages | None:
-    """Return the cached images, of size (height, width), of the data sets whose paths are `parts`; None without a cache."""
+    """Return the images, resized to (height, width), of the data sets with the paths `parts`; None without a cache."""
     if not cfg.DATALOADER.CACHE:
         return None
     return CachedImages([open_cache(cfg.DATALOADER.CACHE, paths, size) for paths in parts])

@@ -121,9 +121,9 @@ def open_cache(place: str, paths: np.ndarray, size: Sequence[int]) -> ImageCache
         shape = (len(paths), *size, 3)
         pixels, seals = memory_maps(shape) if place == RAM else file_maps(Path(key[0]), name, shape)
         cache = _opened[key] = ImageCache(paths, size, pixels, seals)
-        where = "memory" if place == RAM else Path(key[0]) / f"{name}.pixels"
-        logger.info(f"image cache {name} in {where}: {cache.stored:,} of {len(cache):,} images stored, "
-                    f"{gigabytes(pixels.nbytes)} when full")
+        where = f"{name} in memory" if place == RAM else Path(key[0]) / f"{name}.pixels"
+        logger.info(f"image cache {where}: {cache.stored:,} of {len(cache):,} images stored, "
+                    f"{megabytes(pixels.nbytes)} when full")
     return _opened[key]
 
 
@@ -145,7 +145,7 @@ def memory_maps(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     total = size + sum(cache.pixels.nbytes for (place, _), cache in _opened.items() if place == RAM)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if total > 0.9 * memory:
-        raise UserError(f"DATALOADER.CACHE ram would fill {gigabytes(total)} of this machine's {gigabytes(memory)} of "
+        raise UserError(f"DATALOADER.CACHE ram would fill {megabytes(total)} of this machine's {megabytes(memory)} of "
                         "memory: name a folder instead, or lower INPUT.SIZE_TRAIN and INPUT.SIZE_TEST")
     # Not torch's shared memory, which is a file in /dev/shm: containers limit that to 64 MB.
     pixels, seals = (np.frombuffer(mmap.mmap(-1, count), np.uint8) for count in (size, 8 * shape[0]))
@@ -167,8 +167,8 @@ def file_maps(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[np.ndarr
                 reserve_file(path, int(np.prod(dimensions)) * np.dtype(kind).itemsize)
             pixels, seals = (np.memmap(path, kind, "r+", shape=dims) for path, (kind, dims) in wanted.items())
     except OSError as error:
-        raise UserError(f"DATALOADER.CACHE: cannot make {gigabytes(int(np.prod(shape)))} of image cache {folder / name} "
-                        f"({error.strerror or error}): name another folder, 'ram', or ''") from error
+        raise UserError(f"DATALOADER.CACHE: cannot make {megabytes(int(np.prod(shape)))} of image cache "
+                        f"{folder / name} ({error.strerror or error}): name another folder, 'ram', or ''") from error
     return pixels, seals
 
 
@@ -189,6 +189,6 @@ def reserve_file(path: Path, size: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def gigabytes(size: int) -> str:
-    """Return a number of bytes in gigabytes, as text."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e9:.3f} GB"
+def megabytes(size: int) -> str:
+    """Return a number of bytes as text."""
+    return f"{size / 1e6:,.1f} MB"

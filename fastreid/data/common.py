@@ -121,7 +121,7 @@ class TrainDataset(ImageDataset):
                     f"so far: {int(self.corrupt.sum())}"
                 )
         raise UserError(
-            f"DATALOADER.SKIP_CORRUPT: no image of the identity of {self.paths[index]} can be read: replace or remove them"
+            f"DATALOADER.SKIP_CORRUPT: no image of the identity of {self.paths[index]} can be read: replace them"
         )
 
     def substitutes(self, index: int) -> Iterator[int]:

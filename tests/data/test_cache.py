@@ -178,9 +178,8 @@ def test_processes_that_read_and_write_together_get_right_pixels(tmp_path):
     paths = draw_images(tmp_path / "set")
     context = multiprocessing.get_context("fork")
     failures = context.Value("i", 0)
-    processes = [
-        context.Process(target=check_while_others_write, args=(str(tmp_path / "cache"), paths, failures)) for _ in range(3)
-    ]
+    args = (str(tmp_path / "cache"), paths, failures)
+    processes = [context.Process(target=check_while_others_write, args=args) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:

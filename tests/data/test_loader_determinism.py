@@ -51,7 +51,8 @@ def head(cfg, data, number=6, seed=3):
 
 
 def same(first, second):
-    return all(torch.equal(a["images"], b["images"]) and a["img_paths"] == b["img_paths"] for a, b in zip(first, second))
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(a["images"], b["images"]) and a["img_paths"] == b["img_paths"] for a, b in pairs)
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(data):

@@ -12,8 +12,8 @@ class SharedBatches:
     """A sampler's endless stream, of whose every batch this process takes some of the identities.
 
     Identities are dealt like cards: process r of n has the r-th, (r + n)-th, ... of the batch with all their images.
-    So each has images of every domain of a balanced batch where there are enough, and the processes together have exactly
-    the batch of a single process. Each item index comes with its position in the single process's stream of images.
+    So each has images of every domain of a balanced batch where there are enough, and the processes together have
+    exactly the batch of a single process. Each item index comes with its position in the single process's stream.
 
     Args:
         rank: of this process, 0 .. world_size - 1.
@@ -28,8 +28,8 @@ class SharedBatches:
             raise ValueError(f"expected a rank from 0 to {world_size - 1}, found {rank}")
         if identities < world_size:
             raise UserError(
-                f"a batch of {sampler.batch_size} images has {identities} identities with {sampler.num_instances} images "
-                f"each, too few to share among {world_size} processes: raise the batch size or use fewer processes"
+                f"a batch of {sampler.batch_size} images has {identities} identities with {sampler.num_instances} "
+                f"images each, too few to share among {world_size} processes: raise the batch size or use fewer processes"
             )
         self.sampler = sampler
         self.places = [p for p in range(sampler.batch_size) if p // sampler.num_instances % world_size == rank]
