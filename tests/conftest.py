@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,16 @@ def recipe():
 def fixed_seed():
     """Random numbers that a test draws are the same each time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """Give the package's logger back as it was: commands that a test runs in this process set it up for themselves."""
+    logger = logging.getLogger("fastreid")
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    yield
+    for handler in set(logger.handlers) - set(handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = propagate
+    logger.setLevel(level)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from fastreid.data.common import ImageDataset, collate
+from fastreid.data.cache import CachedImages, open_cache
+from fastreid.data.common import ImageDataset, TrainDataset, collate
 from fastreid.data.datasets import Items, TestSet, build_dataset, datasets_root
-from fastreid.data.samplers import BalancedIdentitySampler, NaiveIdentitySampler
+from fastreid.data.samplers import BalancedIdentitySampler, NaiveIdentitySampler, SharedBatches
 from fastreid.data.transforms import build_transforms
 from fastreid.utils.errors import UserError
 
@@ -40,6 +41,11 @@ class TrainingData:
     @property
     def num_domains(self) -> int:
         return len(self.domain_sets)
+
+    def paths_by_set(self) -> list[np.ndarray]:
+        """Return `paths` cut where one data set ends and the next begins."""
+        _, number = np.unique(self.domain_sets, return_inverse=True)
+        return np.split(self.paths, np.flatnonzero(np.diff(number[self.domains])) + 1)
 
     def subset(self, names: Iterable[str]) -> TrainingData:
         """Return the images of the data sets `names`; identities keep their numbers, domains are numbered anew."""
@@ -70,14 +76,16 @@ def load_training_data(names: Iterable[str], camera_to_domain: bool) -> Training
     names = list(names)
     if not names or len(set(names)) < len(names):
         raise UserError(f"DATASETS.NAMES must name at least one data set, and each once; found {names}")
-    parts: list[Items] = []
+    return number_items(names, [build_dataset(name, datasets_root()).train() for name in names], camera_to_domain)
+
+
+def number_items(names: list[str], parts: list[Items], camera_to_domain: bool) -> TrainingData:
+    """Join the items of the data sets `names`, with identities and domains numbered over all of them."""
     pids, domains, domain_sets = [], [], []
     num_classes = 0
-    for name in names:
-        items = build_dataset(name, datasets_root()).train()
+    for name, items in zip(names, parts, strict=True):
         unique, pid = np.unique(items.pids, return_inverse=True)
         cameras, camera = np.unique(items.camids, return_inverse=True)
-        parts.append(items)
         pids.append(pid + num_classes)
         domains.append((camera if camera_to_domain else np.zeros_like(camera)) + len(domain_sets))
         domain_sets += [name] * (len(cameras) if camera_to_domain else 1)
@@ -93,8 +101,13 @@ def build_train_loaders(cfg) -> TrainLoaders:
     """Return the base and the meta loader, which are independent streams over the same source domains.
 
     Raises:
-        UserError: data are missing, or too few for one batch of P identities x K images.
+        UserError: data are missing, or too few for one batch of P identities x K images, or options contradict.
     """
+    if cfg.DATALOADER.CACHE and cfg.INPUT.DO_AUTOAUG:
+        raise UserError(
+            f"DATALOADER.CACHE {cfg.DATALOADER.CACHE} keeps resized images, but INPUT.DO_AUTOAUG changes them anew "
+            "each time before they are resized: set DATALOADER.CACHE '' or INPUT.DO_AUTOAUG False"
+        )
     data = load_training_data(cfg.DATASETS.NAMES, cfg.DATALOADER.CAMERA_TO_DOMAIN)
     node, seed = cfg.DATALOADER, cfg.SEED
     sampler = build_sampler(
@@ -134,10 +147,25 @@ def build_sampler(data: TrainingData, batch_size: int, num_instances: int, naive
 
 def build_loader(cfg, data: TrainingData, sampler, seed: int) -> DataLoader:
     """Return the endless loader of a batch sampler's batches."""
-    dataset = ImageDataset(data.paths, data.pids, data.camids, data.domains, build_transforms(cfg, is_train=True))
-    return DataLoader(
-        dataset, batch_sampler=sampler, generator=torch.Generator().manual_seed(seed), **worker_options(cfg)
+    cache = build_cache(cfg, data.paths_by_set(), cfg.INPUT.SIZE_TRAIN)
+    dataset = TrainDataset(
+        data.paths,
+        data.pids,
+        data.camids,
+        data.domains,
+        build_transforms(cfg, is_train=True, resized=cache is not None),
+        cache,
+        seed=seed,
+        skip_corrupt=cfg.DATALOADER.SKIP_CORRUPT,
     )
+    return DataLoader(dataset, batch_sampler=SharedBatches(sampler), **worker_options(cfg, seed))
+
+
+def build_cache(cfg, parts: Iterable[np.ndarray], size: list[int]) -> CachedImages | None:
+    """Return the images, resized to (height, width), of the data sets with the paths `parts`; None without a cache."""
+    if not cfg.DATALOADER.CACHE:
+        return None
+    return CachedImages([open_cache(cfg.DATALOADER.CACHE, paths, size) for paths in parts])
 
 
 def load_test_set(name: str) -> TestSet:
@@ -147,13 +175,20 @@ def load_test_set(name: str) -> TestSet:
 
 def build_test_loader(cfg, items: Items) -> DataLoader:
     """Return the loader of a test set's images, in their order."""
-    no_domain = np.zeros(len(items), dtype=np.int64)
-    dataset = ImageDataset(items.paths, items.pids, items.camids, no_domain, build_transforms(cfg, is_train=False))
+    cache = build_cache(cfg, [items.paths], cfg.INPUT.SIZE_TEST)
+    dataset = ImageDataset(
+        items.paths,
+        items.pids,
+        items.camids,
+        np.zeros(len(items), dtype=np.int64),
+        build_transforms(cfg, is_train=False, resized=cache is not None),
+        cache,
+    )
     return DataLoader(dataset, batch_size=cfg.TEST.IMS_PER_BATCH, **worker_options(cfg, persistent=False))
 
 
-def worker_options(cfg, persistent: bool = True) -> dict:
-    """Return the DataLoader's arguments that do not depend on the data."""
+def worker_options(cfg, seed: int = 0, persistent: bool = True) -> dict:
+    """Return the DataLoader's arguments that do not depend on the data; `seed` is of the workers' random numbers."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cfg.DATALOADER.NUM_WORKERS, cores)
     return {
@@ -161,4 +196,8 @@ def worker_options(cfg, persistent: bool = True) -> dict:
         "persistent_workers": persistent and workers > 0,
         "collate_fn": collate,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
+        # A generator of its own: starting a loader leaves the process's random numbers alone.
+        "generator": torch.Generator().manual_seed(seed),
+        # Forked workers share the cache's maps; spawned ones would have copies.
+        "multiprocessing_context": "fork" if workers and cfg.DATALOADER.CACHE else None,
     }

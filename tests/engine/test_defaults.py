@@ -23,19 +23,6 @@ MODEL:
 """
 
 
-@pytest.fixture(autouse=True)
-def own_log():
-    """Give the package's logger back as it was."""
-    logger = logging.getLogger("fastreid")
-    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
-    yield
-    for handler in set(logger.handlers) - set(handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.propagate = propagate
-    logger.setLevel(level)
-
-
 def arguments(*words):
     return defaults.default_argument_parser().parse_intermixed_args(words)
 

@@ -72,7 +72,7 @@ class NaiveIdentitySampler:
     def __init__(self, pids: np.ndarray, batch_size: int, num_instances: int, delete_rem: bool = False, seed: int = 0):
         self.num_identities = whole_identities(batch_size, num_instances, 1)
         self.groups = IdentityGroups(np.arange(len(pids)), pids, num_instances, delete_rem)
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.num_instances, self.seed = batch_size, num_instances, seed
         if self.groups.num_identities < self.num_identities:
             raise UserError(
                 f"a batch of {batch_size} images needs {self.num_identities} identities with {num_instances} images "
@@ -120,7 +120,7 @@ class BalancedIdentitySampler:
     ):
         names = np.unique(domains)
         self.num_identities = whole_identities(batch_size, num_instances, len(names))
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.num_instances, self.seed = batch_size, num_instances, seed
         self.domains = []
         for name in names:
             index = np.flatnonzero(domains == name)

@@ -1,5 +1,5 @@
 """Image transforms."""
 
-from fastreid.data.transforms.build import build_transforms
+from fastreid.data.transforms.build import build_resize, build_transforms
 
-__all__ = ["build_transforms"]
+__all__ = ["build_resize", "build_transforms"]

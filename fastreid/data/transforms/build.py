@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -15,20 +15,29 @@ from fastreid.utils.errors import UserError
 PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
 
 
-def build_transforms(cfg, is_train: bool) -> Callable[[Image.Image], Tensor]:
+def build_resize(size: Sequence[int]) -> Callable[[Image.Image], Image.Image]:
+    """Return the function that resizes a PIL image to (height, width)."""
+    return T.Resize(list(size), InterpolationMode.BICUBIC)
+
+
+def build_transforms(cfg, is_train: bool, resized: bool = False) -> Callable[[Image.Image], Tensor]:
     """Return the function PIL image (RGB) -> (3, H, W) float tensor, 0..255, that the options of INPUT describe.
+
+    Args:
+        resized: the images come resized, out of a cache. With DO_AUTOAUG, which precedes the resize, they must not.
 
     Raises:
         UserError: an option is out of its range; the message names it.
     """
     node = cfg.INPUT
     check_ranges(node)
+    resize = [] if resized else [build_resize(node.SIZE_TRAIN if is_train else node.SIZE_TEST)]
     if not is_train:
-        return T.Compose([T.Resize(node.SIZE_TEST, InterpolationMode.BICUBIC), ToFloatTensor()])
+        return T.Compose([*resize, ToFloatTensor()])
     steps: list[Callable] = []
     if node.DO_AUTOAUG:
         steps.append(T.AutoAugment(T.AutoAugmentPolicy.IMAGENET))
-    steps.append(T.Resize(node.SIZE_TRAIN, InterpolationMode.BICUBIC))
+    steps += resize
     if node.DO_FLIP:
         steps.append(T.RandomHorizontalFlip(node.FLIP_PROB))
     if node.DO_PAD:
