@@ -1,6 +1,5 @@
 """Arguments, output folders, epochs as iterations, checkpoints by number."""
 
-import logging
 from pathlib import Path
 
 import pytest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterable
+from typing import TYPE_CHECKING, Callable, Iterable
 
 from torch import Tensor
 
@@ -12,8 +12,11 @@ from fastreid.modeling.losses.domain_losses import mmd_loss, scatter_loss, std_l
 from fastreid.modeling.losses.triplet_loss import triplet_loss
 from fastreid.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from fastreid.modeling.heads import HeadOutput
+
 Losses = dict[str, Tensor]
-LossFunction = Callable[["HeadOutput", Tensor, Tensor], Tensor]  # noqa: F821  (outputs, targets, domains) -> scalar
+LossFunction = Callable[["HeadOutput", Tensor, Tensor], Tensor]  # (outputs, targets, domains) -> scalar
 
 
 def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses]:
