@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import logging
+import re
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -89,8 +90,13 @@ class CfgNode(_YacsNode):
             raise UserError(f"{where}: {dotted_key} must be {wanted}; found {literal!r} ({type(literal).__name__})") from None
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """A YAML loader that refuses a key written twice, of which plain YAML silently drops the first."""
+class ConfigLoader(yaml.SafeLoader):
+    """A YAML loader without two traps: a key written twice loses its first value silently, and `off` means False."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -98,6 +104,9 @@ class UniqueKeyLoader(yaml.SafeLoader):
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"{twice} is written twice in one section", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+ConfigLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:[Tt]rue|TRUE|[Ff]alse|FALSE)$"), list("tTfF"))
 
 
 def yaml_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
@@ -113,7 +122,7 @@ def yaml_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict
     if path.resolve() in seen:
         raise UserError(f"{path}: {BASE_KEY} leads back to the file itself")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader) or {}
+        tree = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):

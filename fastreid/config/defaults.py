@@ -126,7 +126,7 @@ _C.DATALOADER.NUM_INSTANCE = 4  # images of an identity in a batch
 _C.DATALOADER.NAIVE_WAY = True  # draw identities over all domains; False: the same share for each domain
 _C.DATALOADER.DELETE_REM = False  # drop the images of an identity beyond a multiple of NUM_INSTANCE
 _C.DATALOADER.CAMERA_TO_DOMAIN = False  # each camera is a domain (single-source training)
-_C.DATALOADER.CACHE = ""  # where decoded and resized images are kept: "ram", or a folder for memory-mapped files
+_C.DATALOADER.CACHE = "off"  # where decoded and resized images are kept: "ram", or a folder for memory-mapped files
 _C.DATALOADER.SKIP_CORRUPT = False  # train on another image of the identity for one that cannot be read
 
 # ------------------------------------------------------------------------------------------------------ solver

@@ -103,10 +103,10 @@ def build_train_loaders(cfg) -> TrainLoaders:
     Raises:
         UserError: data are missing, or too few for one batch of P identities x K images, or options contradict.
     """
-    if cfg.DATALOADER.CACHE and cfg.INPUT.DO_AUTOAUG:
+    if has_cache(cfg) and cfg.INPUT.DO_AUTOAUG:
         raise UserError(
             f"DATALOADER.CACHE {cfg.DATALOADER.CACHE} keeps resized images, but INPUT.DO_AUTOAUG changes them anew "
-            "each time before they are resized: set DATALOADER.CACHE '' or INPUT.DO_AUTOAUG False"
+            "each time before they are resized: set DATALOADER.CACHE off or INPUT.DO_AUTOAUG False"
         )
     data = load_training_data(cfg.DATASETS.NAMES, cfg.DATALOADER.CAMERA_TO_DOMAIN)
     node, seed = cfg.DATALOADER, cfg.SEED
@@ -161,9 +161,14 @@ def build_loader(cfg, data: TrainingData, sampler, seed: int) -> DataLoader:
     return DataLoader(dataset, batch_sampler=SharedBatches(sampler), **worker_options(cfg, seed))
 
 
+def has_cache(cfg) -> bool:
+    """Tell whether decoded and resized images are kept."""
+    return cfg.DATALOADER.CACHE not in ("off", "")
+
+
 def build_cache(cfg, parts: Iterable[np.ndarray], size: list[int]) -> CachedImages | None:
     """Return the images, resized to (height, width), of the data sets with the paths `parts`; None without a cache."""
-    if not cfg.DATALOADER.CACHE:
+    if not has_cache(cfg):
         return None
     return CachedImages([open_cache(cfg.DATALOADER.CACHE, paths, size) for paths in parts])
 
@@ -199,5 +204,5 @@ def worker_options(cfg, seed: int = 0, persistent: bool = True) -> dict:
         # A generator of its own: starting a loader leaves the process's random numbers alone.
         "generator": torch.Generator().manual_seed(seed),
         # Forked workers share the cache's maps; spawned ones would have copies.
-        "multiprocessing_context": "fork" if workers and cfg.DATALOADER.CACHE else None,
+        "multiprocessing_context": "fork" if workers and has_cache(cfg) else None,
     }

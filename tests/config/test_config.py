@@ -390,3 +390,16 @@ def test_options_that_are_no_pairs_are_an_error():
 
 def test_a_section_cannot_be_given_a_value():
     assert error_of_options("MODEL.BACKBONE", "resnet").startswith("command line: unknown key MODEL.BACKBONE")
+
+
+def test_a_section_written_twice_is_an_error(tmp_path):
+    path = tmp_path / "twice.yml"
+    path.write_text("SOLVER:\n  MAX_ITER: 1\nSOLVER:\n  BASE_LR: 0.1\n", encoding="utf-8")
+    assert "SOLVER is written twice" in error_of_file(path)
+
+
+def test_off_is_a_word_and_true_and_false_are_not(tmp_path):
+    path = tmp_path / "words.yml"
+    path.write_text("DATALOADER: {CACHE: off}\nSOLVER: {AMP: true}\nINPUT: {DO_FLIP: False}\n", encoding="utf-8")
+    cfg = merged(path)
+    assert (cfg.DATALOADER.CACHE, cfg.SOLVER.AMP, cfg.INPUT.DO_FLIP) == ("off", True, False)

@@ -271,7 +271,7 @@ def test_test_batches_are_those_without_cache_and_later_evaluations_decode_nothi
 def test_autoaugment_with_a_cache_is_refused():
     cfg = small_cfg("ram")
     cfg.INPUT.DO_AUTOAUG = True
-    with pytest.raises(UserError, match="set DATALOADER.CACHE '' or INPUT.DO_AUTOAUG False"):
+    with pytest.raises(UserError, match="set DATALOADER.CACHE off or INPUT.DO_AUTOAUG False"):
         build_train_loaders(cfg)
 
 
