@@ -29,10 +29,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from fastreid.utils.errors import UserError  # noqa: E402
-from fastreid.utils.synthetic_layouts import (  # noqa: E402
+from fastreid.data.synthetic.layouts import (  # noqa: E402
     MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
-from fastreid.utils.synthetic_raw import NUM_VIEWS, RAW_FILES, pack  # noqa: E402
-from fastreid.utils.synthetic_scenes import Shot, save_shot  # noqa: E402
+from fastreid.data.synthetic.raw import NUM_VIEWS, RAW_FILES, pack  # noqa: E402
+from fastreid.data.synthetic.scenes import Shot, save_shot  # noqa: E402
 
 MARKER = ".made_by_make_synthetic_datasets.json"
 DRAWING_VERSION = 1  # to be raised when the same options give other bytes

@@ -23,7 +23,7 @@ from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_text
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.plots import plot_result
-from fastreid.utils.writers import JSONWriter, LogWriter, TensorBoardWriter
+from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 

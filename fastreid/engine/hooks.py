@@ -10,7 +10,7 @@ import torch
 
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.utils.writers import Writer
+from fastreid.engine.writers import Writer
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastreid.engine import HookBase, TrainerBase, hooks
 from fastreid.layers import BatchInstanceNorm
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.utils.writers import JSONWriter, LogWriter, TensorBoardWriter
+from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 LOSSES = {"base/loss_cls": 3.0, "mtrain/loss_stc": 0.5, "mtest/loss_triplet_mtest": 0.25}
 

@@ -16,9 +16,9 @@ tool = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = tool
 spec.loader.exec_module(tool)
 
-from fastreid.utils.synthetic_layouts import PLANS, PUBLISHED, plan_prid, proportional, spread  # noqa: E402
-from fastreid.utils.synthetic_people import stream  # noqa: E402
-from fastreid.utils.synthetic_scenes import make_camera, take_picture  # noqa: E402
+from fastreid.data.synthetic.layouts import PLANS, PUBLISHED, plan_prid, proportional, spread  # noqa: E402
+from fastreid.data.synthetic.people import stream  # noqa: E402
+from fastreid.data.synthetic.scenes import make_camera, take_picture  # noqa: E402
 
 PATTERNS = {
     "Market-1501-v15.09.15": r"(bounding_box_(train|test)|query)/(-1|\d{4})_c[1-6]s[1-6]_\d{6,}_\d\d\.jpg",

@@ -1,7 +1,7 @@
 """Drawn pedestrians: an identity's lasting look, and one view of it in a pose.
 
 The figure is a set of flat polygons (PIL only), drawn large and reduced afterwards by the camera, see
-`synthetic_scenes`. Nothing here knows of data sets, cameras or files.
+`scenes.py`. Nothing here knows of data sets, cameras or files.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from fastreid.utils.files import atomic_path
-from fastreid.utils.synthetic_layouts import mat_bytes
-from fastreid.utils.synthetic_people import stream
-from fastreid.utils.synthetic_scenes import draw_place
+from fastreid.data.synthetic.layouts import mat_bytes
+from fastreid.data.synthetic.people import stream
+from fastreid.data.synthetic.scenes import draw_place
 
 USER_BLOCK = 512  # bytes before the HDF5 part, of which MATLAB's header takes 128
 NUM_VIEWS, NUM_SPLITS, MAX_TEST_PEOPLE = 10, 20, 100

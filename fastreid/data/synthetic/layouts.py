@@ -1,6 +1,6 @@
 """Layouts of the drawn data sets: which image of whom goes where, under the file names of the real sets.
 
-Nothing is drawn here. A plan lists shots for `synthetic_scenes` and holds the few files that are not images.
+Nothing is drawn here. A plan lists shots for `scenes.py` and holds the few files that are not images.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastreid.utils.synthetic_people import stream
-from fastreid.utils.synthetic_scenes import Shot
+from fastreid.data.synthetic.people import stream
+from fastreid.data.synthetic.scenes import Shot
 
 NOBODY = 100_000  # identity numbers from here on are distractors and junk, not people of the set
 MIN_IDS, MIN_IMAGES = 5, 4  # CUHK02 has five groups of people; an identity needs a query and a match in two cameras

@@ -1,0 +1,1 @@
+"""Drawn people in the layouts of the data sets: looks, scenes, folders, publishers' archives."""
