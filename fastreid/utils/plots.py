@@ -76,7 +76,9 @@ def draw_evaluations(axis, records: Records, names: list[str]) -> None:
     single = len(names) == 2 * len(averages)  # the average of one data set is that data set
     shown = [name for name in names if not (single and name in averages)]
     draw_lines(axis, records, shown, "Rank-1 and mAP on the test sets (%)", marker="o")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 100)
+    if shown:
+        axis.legend(fontsize=8, ncol=2, loc="upper left")
 
 
 def draw_gates(axis, records: Records, names: list[str]) -> None:
