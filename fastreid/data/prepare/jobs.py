@@ -28,7 +28,7 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, descri
     function must be one that another process can import.
     """
     total = len(jobs) if total is None else total
-    with tqdm(total=total, unit=unit, desc=description, disable=not jobs, mininterval=0.5) as bar:
+    with tqdm(total=total, unit=unit, desc=description, disable=None if jobs else True, mininterval=0.5) as bar:
         if workers == 1 or len(jobs) <= chunk:
             for job in jobs:
                 result = function(job)
