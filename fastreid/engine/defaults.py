@@ -110,7 +110,7 @@ class DefaultTrainer(SimpleTrainer):
     def __init__(self, cfg: CfgNode):
         if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.WRITE_PERIOD < 1:
             raise UserError("SOLVER.MAX_ITER (epochs) and SOLVER.WRITE_PERIOD (iterations) must be at least 1")
-        loaders = build_train_loaders(cfg)
+        self.loaders = loaders = build_train_loaders(cfg)
         cfg = epochs_to_iterations(cfg, loaders.iters_per_epoch, loaders.num_classes, loaders.num_meta_domains)
         model = build_model(cfg)
         main, norm = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
@@ -140,6 +140,7 @@ class DefaultTrainer(SimpleTrainer):
         path = find_checkpoint(self.folder, number) if resume else None
         if path is not None:
             self.start_iter = self.checkpointer.resume(path)
+            self.skip_seen_data()
             logger.info(f"resumed {path} at iteration {self.start_iter}")
         elif self.cfg.MODEL.WEIGHTS:
             self.checkpointer.load(Path(self.cfg.MODEL.WEIGHTS))
@@ -147,6 +148,15 @@ class DefaultTrainer(SimpleTrainer):
             logger.warning(f"--resume: {self.folder} has no checkpoint, training from the beginning")
         if path is None:
             self.set_earlier_run_aside()
+
+    def skip_seen_data(self) -> None:
+        """Go on in the streams of batches and of domain splits where the resumed run stopped."""
+        base, meta = self.steps_before(self.start_iter)
+        self.loaders.base.batch_sampler.start = base
+        if self.has_meta_step:
+            self.loaders.meta.batch_sampler.start = meta
+            for _ in range(meta):
+                self.split_domains()
 
     def set_earlier_run_aside(self) -> None:
         """See to it that what a run from the beginning leaves is not taken for an earlier run's, nor the reverse."""

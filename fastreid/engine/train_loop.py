@@ -153,6 +153,12 @@ class SimpleTrainer(TrainerBase):
                 f"one is left for meta-test; found {mtrain}"
             )
 
+    def steps_before(self, iteration: int) -> tuple[int, int]:
+        """Return the base and the meta steps that come before an iteration."""
+        init = self.cfg.META.SOLVER.INIT
+        base = init.FIRST_INNER_LOOP + (iteration - 1) * init.INNER_LOOP if iteration else 0
+        return base, iteration * init.OUTER_LOOP
+
     def run_step(self) -> None:
         """Run one iteration: base steps (more of them in iteration 0), then meta steps."""
         init = self.cfg.META.SOLVER.INIT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Iterator
 
 from fastreid.data.samplers.triplet_sampler import BalancedIdentitySampler, NaiveIdentitySampler
@@ -18,6 +19,8 @@ class SharedBatches:
     Args:
         rank: of this process, 0 .. world_size - 1.
 
+    `start` is the number of batches to leave out: those that a resumed run has seen.
+
     Raises:
         UserError: a batch has fewer identities than there are processes.
     """
@@ -32,10 +35,11 @@ class SharedBatches:
                 f"images each, too few to share among {world_size} processes: raise the batch size or use fewer processes"
             )
         self.sampler = sampler
+        self.start = 0
         self.places = [p for p in range(sampler.batch_size) if p // sampler.num_instances % world_size == rank]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield lists of (position in the stream, item index)."""
-        for number, batch in enumerate(self.sampler):
+        for number, batch in enumerate(islice(self.sampler, self.start, None), self.start):
             first = number * self.sampler.batch_size
             yield [(first + place, batch[place]) for place in self.places]
