@@ -96,7 +96,8 @@ def plot_cmc(path: Path, curves: Mapping[str, np.ndarray]) -> None:
         axis.plot(ranks, values, marker=markers[position % len(markers)], markersize=4, label=label)
     axis.set(title="CMC (Rank-1)", xlabel="rank", ylabel="queries with a match up to this rank (%)", ylim=(None, 101))
     axis.set_xticks([1, 5, 10, 15, 20])
-    axis.legend(fontsize=8, loc="lower right")
+    if curves:
+        axis.legend(fontsize=8, loc="lower right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
