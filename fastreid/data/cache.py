@@ -168,7 +168,7 @@ def file_maps(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[np.ndarr
             pixels, seals = (np.memmap(path, kind, "r+", shape=dims) for path, (kind, dims) in wanted.items())
     except OSError as error:
         raise UserError(f"DATALOADER.CACHE: cannot make {megabytes(int(np.prod(shape)))} of image cache "
-                        f"{folder / name} ({error.strerror or error}): name another folder, 'ram', or ''") from error
+                        f"{folder / name} ({error.strerror or error}): name another folder, ram or off") from error
     return pixels, seals
 
 
