@@ -16,6 +16,9 @@ from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# What PIL raises for files that are missing or damaged.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 
 def read_image(path: str) -> Image.Image:
     """Return the image at `path` as RGB.
@@ -26,8 +29,7 @@ def read_image(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    # What PIL's decoders raise for damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODER_ERRORS as error:
         raise UserError(f"{path} is not a readable image ({' '.join(str(error).split())}): replace or remove it") from error
 
 

@@ -191,9 +191,9 @@ class DefaultTrainer(SimpleTrainer):
     def evaluate(self, finished: int) -> dict[str, float]:
         """Test the model after `finished` iterations, log and save the table, return Rank-1 and mAP by data set."""
         self.results = report(self.cfg, evaluate(self.cfg, self.model), iteration=finished)
-        rows = {name: self.results.rows[f"{name}_average"] for name in self.results.splits}
-        rows["all_average"] = self.results.rows[ALL_AVERAGE]
-        return {f"test/{name} {key}": row[key] for name, row in rows.items() for key in ("Rank-1", "mAP")}
+        rows = self.results.rows
+        averages = {name: rows[f"{name}_average"] for name in self.results.splits} | {"all_average": rows[ALL_AVERAGE]}
+        return {f"test/{name} {key}": row[key] for name, row in averages.items() for key in ("Rank-1", "mAP")}
 
 
 def find_checkpoint(folder: Path, number: int | None) -> Path | None:

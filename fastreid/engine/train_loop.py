@@ -21,6 +21,7 @@ from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, ma
 from fastreid.solver.lr_scheduler import InnerRatio
 from fastreid.utils.errors import UserError
 from fastreid.utils.events import EventStorage
+from fastreid.utils.precision import amp_dtype, uses_amp
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +112,7 @@ class SimpleTrainer(TrainerBase):
         self.optimizer_main, self.optimizer_norm = optimizer_main, optimizer_norm
         self.base_batches, self.meta_batches = batches(base_loader), batches(meta_loader)
         self.device = next(model.parameters()).device
-        # A cuda config that fell back to the CPU trains in float32: half precision is slow and untested on old CPUs.
-        self.amp = cfg.SOLVER.AMP and not (self.device.type == "cpu" and cfg.MODEL.DEVICE.startswith("cuda"))
-        self.amp_dtype = torch.bfloat16 if self.device.type == "cpu" else torch.float16
+        self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
         self.gates = gate_parameters(model)

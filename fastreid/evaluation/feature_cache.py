@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fastreid.data.datasets import Items
-from fastreid.evaluation.extraction import uses_amp
 from fastreid.utils.errors import UserError
-from fastreid.utils.files import atomic_path
+from fastreid.utils.files import atomic_path, file_stem
+from fastreid.utils.precision import uses_amp
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class FeatureCache:
 
     def path(self, name: str) -> Path:
         """Return the file of a data set."""
-        return self.folder / f"{name.replace(':', '_')}.npz"
+        return self.folder / f"{file_stem(name)}.npz"
 
     def save(self, name: str, features: Tensor, found: dict[str, str]) -> None:
         """Write the features of a data set with their fingerprint."""

@@ -10,7 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from fastreid.evaluation.result_files import QueryRow, plot_cmc, write_queries, write_workbook
-from fastreid.utils.files import write_json, write_text
+from fastreid.utils.files import file_stem, write_json, write_text
 
 Metrics = dict[str, float]
 
@@ -73,7 +73,7 @@ class Results:
         write_workbook(folder / "results.xlsx", self.rows, self.splits, COLUMNS)
         plot_cmc(folder / "cmc.png", self.curves)
         for name, queries in self.queries.items():
-            write_queries(folder / "per_query" / f"{name.replace(':', '_')}.csv", queries)
+            write_queries(folder / "per_query" / f"{file_stem(name)}.csv", queries)
 
 
 def _valid_json(metrics: Metrics) -> dict[str, float | None]:

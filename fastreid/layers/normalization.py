@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from fastreid.utils.errors import UserError
 
 STATS_MODES = ("general", "hold", "eval")
+NormFactory = Callable[[int], nn.Module]  # channel count -> layer
+
 GATE_INITS = ("one", "zero", "half", "random")
 
 
@@ -234,7 +236,7 @@ def initial_gate(num_features: int, init: str) -> Tensor:
 
 def norm_factory(
     norm_type: str, bin_init: str = "one", fc_multiply: float = 0.0, others: tuple[str, ...] = ()
-) -> Callable[[int], nn.Module]:
+) -> NormFactory:
     """Return the constructor, by channel count, of the layer that `MODEL.NORM.TYPE_BACKBONE` names.
 
     Args:
@@ -246,7 +248,7 @@ def norm_factory(
     """
     if bin_init not in GATE_INITS:
         raise UserError(f"MODEL.NORM.BIN_INIT must be one of {', '.join(GATE_INITS)}; found {bin_init!r}")
-    factories: dict[str, Callable[[int], nn.Module]] = {
+    factories: dict[str, NormFactory] = {
         "BN": BatchNorm,
         "IN": lambda c: InstanceNorm(c, fc_multiply),
         "BIN_half": lambda c: BatchInstanceNormHalf(c, fc_multiply),

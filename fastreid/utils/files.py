@@ -43,3 +43,8 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file as a whole."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def file_stem(name: str) -> str:
+    """Return a data set's name as a file name without suffix; not all file systems take the colon of `folder:x`."""
+    return name.replace(":", "_")

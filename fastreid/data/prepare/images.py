@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from fastreid.data.common import DECODER_ERRORS
 from fastreid.data.prepare.jobs import run_jobs
 
 
@@ -16,7 +17,7 @@ def damage(path: str) -> tuple[str, str] | None:
             # A JPEG decoded at an eighth of its size is still read to its end, which is where copies break off.
             image.draft("RGB", (1, 1))
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODER_ERRORS as error:
         return path, " ".join(str(error).replace(repr(path), "it").split())
     return None
 

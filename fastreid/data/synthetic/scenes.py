@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from fastreid.data.synthetic.people import Look, Pose, draw_person, make_look, stream
+from fastreid.utils.files import atomic_path
 
 OVERSAMPLING = 2  # people and places are drawn this many times larger than the image
 
@@ -322,11 +323,10 @@ def save_shot(root: Path, shot: Shot, seed: int, size: tuple[int, int]) -> None:
     coded = io.BytesIO()
     image.save(coded, "JPEG", quality=camera.style.quality, subsampling=2)
     target = root / shot.path
-    part = target.with_name(f".{target.name}.part")
-    if target.suffix in (".jpg", ".jpeg"):
-        part.write_bytes(coded.getvalue())
-    elif target.suffix == ".png":  # the camera compressed before the publisher saved without loss
-        Image.open(coded).save(part, "PNG", compress_level=3)
-    else:
-        Image.open(coded).save(part, "BMP")
-    part.replace(target)
+    with atomic_path(target) as part:
+        if target.suffix in (".jpg", ".jpeg"):
+            part.write_bytes(coded.getvalue())
+        elif target.suffix == ".png":  # the camera compressed before the publisher saved without loss
+            Image.open(coded).save(part, "PNG", compress_level=3)
+        else:
+            Image.open(coded).save(part, "BMP")

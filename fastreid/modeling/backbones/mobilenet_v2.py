@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Callable
 
 from torch import Tensor, nn
 
 from fastreid.layers import InstanceNorm, norm_factory
-from fastreid.layers.normalization import BatchNorm
+from fastreid.layers.normalization import BatchNorm, NormFactory
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights
 from fastreid.utils.errors import UserError
-
-NormFactory = Callable[[int], nn.Module]
 
 # stage: (expansion, channels at width 1, blocks, stride of the first block); None: LAST_STRIDE
 STAGES = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from pathlib import Path
-from typing import Callable
 from urllib.error import URLError
 
 import torch
@@ -17,14 +16,13 @@ import torchvision
 from torch import Tensor, nn
 
 from fastreid.layers import norm_factory
+from fastreid.layers.normalization import NormFactory
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
 from fastreid.modeling.backbones.pretrained import NO_PRETRAIN, load_imagenet, read_weights
 from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-NormFactory = Callable[[int], nn.Module]
 
 
 def shortcut(norm: NormFactory, c_in: int, c_out: int, stride: int) -> nn.Module | None:
