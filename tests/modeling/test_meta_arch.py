@@ -185,7 +185,8 @@ def test_every_map_is_in_channels_last_forward_and_backward():
     layouts = set()
 
     def watch(module, args, out):
-        out.register_hook(lambda grad: layouts.add(grad.is_contiguous(memory_format=torch.channels_last)))
+        if isinstance(module, nn.Conv2d):
+            out.register_hook(lambda grad: layouts.add(grad.is_contiguous(memory_format=torch.channels_last)))
         layouts.add(out.is_contiguous(memory_format=torch.channels_last))
 
     for module in model.backbone.modules():
