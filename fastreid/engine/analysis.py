@@ -23,6 +23,8 @@ from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# Beyond them no figure could be read; a set whose cameras are scenes has thousands.
+MOST_DOMAINS = 32
 TSNE, DIST, DOMAIN = MODES = "tsne", "dist", "domain"
 
 
@@ -45,8 +47,8 @@ def analyse(cfg, model: nn.Module, modes: Sequence[str]) -> Path:
         begun = time.perf_counter()
         works[mode](cfg, samples, folder)
         logger.info(f"{mode}: {time.perf_counter() - begun:.1f} s")
-    memory = peak_memory_mb(next(model.parameters()).device)
-    logger.info(f"{', '.join(modes)}: written to {folder} in {time.perf_counter() - start:.1f} s, {memory:.0f} MB of memory")
+    seconds, memory = time.perf_counter() - start, peak_memory_mb(next(model.parameters()).device)
+    logger.info(f"{', '.join(modes)}: written to {folder} in {seconds:.1f} s, {memory:.0f} MB of memory")
     return folder
 
 
@@ -90,9 +92,19 @@ def load_sample(cfg, model: nn.Module, name: str, role: str) -> Sample:
 
 
 def domain_samples(cfg, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the domains, each with at most ANALYSIS.IMAGES_PER_DOMAIN images."""
+    """Return the domains, each with at most ANALYSIS.IMAGES_PER_DOMAIN images.
+
+    Raises:
+        UserError: there are more than MOST_DOMAINS.
+    """
     options, found = cfg.ANALYSIS, []
-    for sample in domains(samples, cfg.DATALOADER.CAMERA_TO_DOMAIN):
+    every = domains(samples, cfg.DATALOADER.CAMERA_TO_DOMAIN)
+    if len(every) > MOST_DOMAINS:
+        raise UserError(
+            f"{len(every)} domains are too many to draw, at most {MOST_DOMAINS}: name fewer data sets in "
+            "DATASETS.NAMES and TESTS, or set DATALOADER.CAMERA_TO_DOMAIN False"
+        )
+    for sample in every:
         rng = np.random.default_rng(cfg.SEED)
         limits = options.IMAGES_PER_DOMAIN, options.IMAGES_PER_IDENTITY
         found.append(sample.subset(sample_images(sample.items.pids, sample.known, *limits, rng)))

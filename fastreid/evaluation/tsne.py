@@ -22,6 +22,7 @@ MARKERS = {SOURCE: "osDph", TARGET: "^v<>P"}
 IDENTITY_MARKERS = "os^DvPX*"
 # An identity with fewer images says nothing of whether they lie together.
 IMAGES_TO_COLOUR = 3
+LEGEND_LINES = 24
 
 
 def embed(features: np.ndarray, pca_dim: int, perplexity: float, seed: int) -> np.ndarray:
@@ -68,10 +69,10 @@ def save_tsne(folder: Path, samples: Sequence[Sample], options, metric: str, see
     places = np.split(positions, np.cumsum([len(sample) for sample in samples])[:-1])
     rows = []
     for sample, place in zip(samples, places, strict=True):
-        for (image, pid, camid), (x, y) in zip((sample.items[i] for i in range(len(sample))), place.tolist()):
-            rows.append(
-                {"domain": sample.name, "role": sample.role, "image": image, "identity": pid, "camera": camid, "x": x, "y": y}
-            )
+        for number, (x, y) in enumerate(place.tolist()):
+            image, pid, camid = sample.items[number]
+            row = {"domain": sample.name, "role": sample.role, "image": image, "identity": pid, "camera": camid}
+            rows.append(row | {"x": x, "y": y})
     write_csv(folder / "tsne.csv", rows)
     draw_domains(folder / "tsne_domains", samples, places)
     chosen = choose_identities(samples, options.IDENTITIES, np.random.default_rng(seed))
@@ -106,8 +107,8 @@ def draw_identities(
         sample = samples[number]
         color, marker = PALETTE[turn % len(PALETTE)], IDENTITY_MARKERS[turn % len(IDENTITY_MARKERS)]
         place = places[number][of_identities(sample, [(number, pid)], number)]
-        label = f"{sample.name}: {pid} ({sample.role})"
-        axis.scatter(*place.T, s=max(size, 45), marker=marker, color=color, edgecolors="black", linewidths=0.5, label=label)
+        look = {"s": max(size, 45), "edgecolors": "black", "linewidths": 0.5}
+        axis.scatter(*place.T, marker=marker, color=color, label=f"{sample.name}: {pid} ({sample.role})", **look)
     finish(figure, path)
 
 
@@ -131,5 +132,7 @@ def new_axes(title: str):
 
 def finish(figure, path: Path) -> None:
     """Put the legend beside the axes, where it hides no image, and save."""
-    figure.legend(loc="outside right upper", markerscale=1.4)
+    columns = -(-len(figure.axes[0].collections) // LEGEND_LINES)
+    figure.set_figwidth(figure.get_figwidth() + 3 * (columns - 1))
+    figure.legend(loc="outside right upper", markerscale=1.4, ncol=columns)
     save_figure(figure, path, (".png", ".pdf"))

@@ -63,8 +63,8 @@ def cfg(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", str(root))
     cfg = get_cfg()
     cfg.merge_from_list(
-        ["DATASETS.NAMES", ("folder:s1", "folder:s2"), "DATASETS.TESTS", ("folder:t",), "OUTPUT_DIR", str(tmp_path / "out")]
-        + ["INPUT.SIZE_TEST", [8, 4], "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
+        ["DATASETS.NAMES", ("folder:s1", "folder:s2"), "DATASETS.TESTS", ("folder:t",), "INPUT.SIZE_TEST", [8, 4]]
+        + ["OUTPUT_DIR", str(tmp_path / "out"), "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
     )
     return cfg
 
@@ -184,6 +184,13 @@ def test_a_data_set_without_images_is_a_user_error(cfg, tmp_path):
         run(cfg, DATASETS__NAMES=("folder:empty",))
 
 
+def test_more_domains_than_can_be_drawn_are_a_user_error(cfg, tmp_path):
+    write_images(tmp_path / "datasets" / "scenes" / "train", 1, 40, images=1)
+    options = {"DATASETS__NAMES": ("folder:scenes",), "DATALOADER__CAMERA_TO_DOMAIN": True}
+    with pytest.raises(UserError, match="41 domains are too many to draw, at most 32"):
+        run(cfg, DOMAIN, **options)
+
+
 def test_no_data_set_is_a_user_error(cfg):
     with pytest.raises(UserError, match="name no data set"):
         run(cfg, DATASETS__NAMES=(), DATASETS__TESTS=())
@@ -198,8 +205,8 @@ class TestCommand:
         import train_net
 
         config = tmp_path / "tiny.yml"
-        config.write_text("MODEL: {DEVICE: cpu, BACKBONE: {NAME: build_mobilenet_v2_backbone, DEPTH: 2, PRETRAIN: False}, "
-                          "HEADS: {IN_FEAT: 1280}}\n")
+        backbone = "{NAME: build_mobilenet_v2_backbone, DEPTH: 2, PRETRAIN: False}"
+        config.write_text(f"MODEL: {{DEVICE: cpu, BACKBONE: {backbone}, HEADS: {{IN_FEAT: 1280}}}}\n")
 
         def call(cfg, *flags):
             words = ["DATASETS.NAMES", str(cfg.DATASETS.NAMES), "DATASETS.TESTS", str(cfg.DATASETS.TESTS)]

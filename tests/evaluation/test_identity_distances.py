@@ -134,7 +134,8 @@ def test_files_hold_the_numbers(tmp_path):
     assert len(bins) == 12
     for kind in ("intra", "inter"):
         assert sum(float(row[f"{kind} share"]) for row in bins) == pytest.approx(1)
-    assert float(one["overlap"]) == pytest.approx(sum(min(float(r["intra share"]), float(r["inter share"])) for r in bins))
+    smaller = [min(float(row["intra share"]), float(row["inter share"])) for row in bins]
+    assert float(one["overlap"]) == pytest.approx(sum(smaller))
     assert (tmp_path / "identity_distances.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "identity_distances.pdf").read_bytes().startswith(b"%PDF")
 
