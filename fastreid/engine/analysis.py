@@ -56,9 +56,13 @@ def check_options(cfg) -> None:
     """Raise UserError for options out of range, before any feature is computed."""
     if not (cfg.DATASETS.NAMES or cfg.DATASETS.TESTS):
         raise UserError("DATASETS.NAMES and DATASETS.TESTS name no data set to look at")
-    for key, least in {"IMAGES": 2, "IMAGES_PER_IDENTITY": 1, "IMAGES_PER_DOMAIN": 2, "PAIRS": 1, "BINS": 1}.items():
-        if cfg.ANALYSIS[key] < least:
-            raise UserError(f"ANALYSIS.{key} must be at least {least}, found {cfg.ANALYSIS[key]}")
+    options, tsne = cfg.ANALYSIS, cfg.ANALYSIS.TSNE
+    checks = [(key, options[key], 1) for key in ("IMAGES_PER_IDENTITY", "PAIRS", "BINS")]
+    checks += [(key, options[key], 2) for key in ("IMAGES", "IMAGES_PER_DOMAIN")]
+    checks += [("TSNE.PCA_DIM", tsne.PCA_DIM, 2), ("TSNE.PERPLEXITY", tsne.PERPLEXITY, 1)]
+    for key, found, least in [*checks, ("TSNE.IDENTITIES", tsne.IDENTITIES, 0)]:
+        if found < least:
+            raise UserError(f"ANALYSIS.{key} must be at least {least}, found {found}")
 
 
 def load_samples(cfg, model: nn.Module) -> list[Sample]:

@@ -29,15 +29,11 @@ def embed(features: np.ndarray, pca_dim: int, perplexity: float, seed: int) -> n
     """Return positions (N, 2) of features (N, D): principal components, then t-SNE, the same for the same seed.
 
     Raises:
-        UserError: there are too few images, or an option is out of range.
+        UserError: there are too few images.
     """
     count = len(features)
     if count < FEWEST_IMAGES:
         raise UserError(f"t-SNE needs at least {FEWEST_IMAGES} images, found {count}: name more data sets")
-    if pca_dim < 2 or not perplexity > 0:
-        raise UserError(
-            f"ANALYSIS.TSNE.PCA_DIM must be at least 2 and PERPLEXITY above 0, found {pca_dim} and {perplexity}"
-        )
     highest = (count - 1) / 3
     if perplexity > highest:
         logger.warning(f"t-SNE: perplexity lowered from {perplexity:g} to {highest:.1f}, as there are {count} images")

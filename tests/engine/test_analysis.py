@@ -178,6 +178,12 @@ def test_options_out_of_range_are_user_errors(cfg, option):
         run(cfg, **{f"ANALYSIS__{option}": 0})
 
 
+@pytest.mark.parametrize("option, value", [("PCA_DIM", 1), ("PERPLEXITY", 0.0), ("IDENTITIES", -1)])
+def test_options_of_tsne_out_of_range_are_user_errors(cfg, option, value):
+    with pytest.raises(UserError, match=f"ANALYSIS.TSNE.{option} must be at least"):
+        run(cfg, **{f"ANALYSIS__TSNE__{option}": value})
+
+
 def test_a_data_set_without_images_is_a_user_error(cfg, tmp_path):
     (tmp_path / "datasets" / "empty" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match="folder:empty.*no images"):

@@ -45,10 +45,9 @@ def test_perplexity_is_lowered_for_few_images_and_said(caplog):
     assert "perplexity lowered from 30 to 1.3, as there are 5 images" in caplog.text
 
 
-@pytest.mark.parametrize("count, pca_dim, perplexity", [(3, 5, 3), (9, 1, 3), (9, 5, 0)])
-def test_too_few_images_or_wrong_options_are_user_errors(count, pca_dim, perplexity):
-    with pytest.raises(UserError, match="t-SNE needs at least 4 images, found 3|PCA_DIM must be at least 2"):
-        embed(np.eye(count, dtype=np.float32), pca_dim, perplexity, seed=0)
+def test_too_few_images_are_a_user_error():
+    with pytest.raises(UserError, match="t-SNE needs at least 4 images, found 3"):
+        embed(np.eye(3, dtype=np.float32), pca_dim=5, perplexity=3, seed=0)
 
 
 class TestChooseIdentities:
