@@ -135,11 +135,14 @@ def equal_error_rate(intra: np.ndarray, inter: np.ndarray) -> tuple[float, float
     return float(accepted[after - 1] + share * (accepted[after] - accepted[after - 1])), float(thresholds[after])
 
 
-def threshold_at(intra: np.ndarray, inter: np.ndarray, false_acceptances: float) -> tuple[float, float]:
-    """Return the share of true pairs accepted (0..1), and the largest threshold with at most that many false ones."""
+def threshold_at(intra: np.ndarray, inter: np.ndarray, false_acceptances: float) -> tuple[float, float | None]:
+    """Return the share of true pairs accepted (0..1), and the largest threshold with at most that many false ones.
+
+    The threshold is None where even the smallest distance accepts more.
+    """
     thresholds, accepted, rejected = error_rates(intra, inter)
     last = int(np.flatnonzero(accepted <= false_acceptances)[-1])
-    return float(1 - rejected[last]), float(thresholds[last])
+    return float(1 - rejected[last]), float(thresholds[last]) if last else None
 
 
 def bin_edges(parts: Sequence[np.ndarray], bins: int) -> np.ndarray:
@@ -219,7 +222,7 @@ def draw_panel(axis, pairs: PairDistances, row: dict, edges: np.ndarray) -> None
     else:
         numbers = f"EER {100 * row['EER']:.1f} %, overlap {100 * row['overlap']:.0f} %"
         axis.axvline(row["EER threshold"], color="black", linewidth=1)
-        if np.isfinite(row[AT_FAR]):
+        if row[AT_FAR] is not None:
             axis.axvline(row[AT_FAR], color="black", linewidth=1, linestyle=":")
     axis.set_title(f"{pairs.name}\n{numbers}{note}", fontsize=9.5)
     axis.tick_params(labelbottom=True)

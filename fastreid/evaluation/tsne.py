@@ -28,12 +28,18 @@ LEGEND_LINES = 24
 def embed(features: np.ndarray, pca_dim: int, perplexity: float, seed: int) -> np.ndarray:
     """Return positions (N, 2) of features (N, D): principal components, then t-SNE, the same for the same seed.
 
+    Where all features are the same, so are the positions.
+
     Raises:
         UserError: there are too few images.
     """
     count = len(features)
     if count < FEWEST_IMAGES:
         raise UserError(f"t-SNE needs at least {FEWEST_IMAGES} images, found {count}: name more data sets")
+    if (features == features[0]).all():
+        # The first positions are scaled by the features' spread, and scikit-learn crashes where there is none.
+        logger.warning(f"t-SNE: the features of all {count} images are the same, the model may have collapsed")
+        return np.zeros((count, 2), dtype=np.float32)
     highest = (count - 1) / 3
     if perplexity > highest:
         logger.warning(f"t-SNE: perplexity lowered from {perplexity:g} to {highest:.1f}, as there are {count} images")

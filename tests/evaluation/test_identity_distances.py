@@ -111,6 +111,10 @@ def test_threshold_at_a_share_of_false_acceptances():
     assert np.mean(inter <= higher[higher > threshold][0]) > 0.05
 
 
+def test_no_threshold_where_the_smallest_distance_accepts_too_much():
+    assert module.threshold_at(np.array([1, 2]), np.array([1, 1]), 0.01) == (0, None)
+
+
 def test_overlap_of_two_histograms():
     edges = np.array([0, 1, 2, 3])
     assert module.overlap(np.array([0.5, 0.5, 1.5, 2.5]), np.array([1.5, 1.6]), edges) == 0.25

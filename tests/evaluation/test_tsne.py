@@ -45,6 +45,12 @@ def test_perplexity_is_lowered_for_few_images_and_said(caplog):
     assert "perplexity lowered from 30 to 1.3, as there are 5 images" in caplog.text
 
 
+@pytest.mark.parametrize("value", [0, 1])
+def test_features_of_a_collapsed_model_lie_in_one_place_and_this_is_said(caplog, value):
+    assert (embed(np.full((20, 5), value, dtype=np.float32), pca_dim=5, perplexity=3, seed=0) == 0).all()
+    assert "the features of all 20 images are the same" in caplog.text
+
+
 def test_too_few_images_are_a_user_error():
     with pytest.raises(UserError, match="t-SNE needs at least 4 images, found 3"):
         embed(np.eye(3, dtype=np.float32), pca_dim=5, perplexity=3, seed=0)
