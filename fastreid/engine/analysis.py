@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from fastreid.data.build import load_test_set
-from fastreid.data.datasets import build_dataset, datasets_root
+from fastreid.data.datasets import Items, build_dataset, datasets_root
 from fastreid.engine.writers import peak_memory_mb
 from fastreid.evaluation.domain_distances import domain_distances, save_domain_distances
 from fastreid.evaluation.extraction import extract_features, process_rank
@@ -66,13 +66,24 @@ def check_options(cfg) -> None:
 
 
 def load_samples(cfg, model: nn.Module) -> list[Sample]:
-    """Return a sample of each of DATASETS.NAMES (its training images) and DATASETS.TESTS, with features."""
+    """Return a sample of each of DATASETS.NAMES (its training images) and DATASETS.TESTS, with features.
+
+    Of several processes the first one has the features.
+    """
     names = [(name, SOURCE) for name in cfg.DATASETS.NAMES] + [(name, TARGET) for name in cfg.DATASETS.TESTS]
-    return [load_sample(cfg, model, name, role) for name, role in dict.fromkeys(names)]
+    # All are looked for before the first feature is computed: a wrong name at the end shows at once.
+    chosen = [(name, role, *choose_images(cfg, name, role)) for name, role in dict.fromkeys(names)]
+    samples = []
+    for name, role, items, known in chosen:
+        features = extract_features(cfg, model, items, name)
+        if features is not None:
+            check_finite(features, items)
+        samples.append(Sample(name, role, items, known, features))
+    return samples
 
 
-def load_sample(cfg, model: nn.Module, name: str, role: str) -> Sample:
-    """Return a sample of a data set's images with their features; in processes but the first, without them."""
+def choose_images(cfg, name: str, role: str) -> tuple[Items, np.ndarray]:
+    """Return at most ANALYSIS.IMAGES images of a data set, and which of them show people that a query asks for."""
     if role == SOURCE:
         items = build_dataset(name, datasets_root()).train()
         known = np.ones(len(items), dtype=bool)
@@ -88,11 +99,7 @@ def load_sample(cfg, model: nn.Module, name: str, role: str) -> Sample:
     index = sample_images(items.pids, known, options.IMAGES, options.IMAGES_PER_IDENTITY, rng)
     if len(index) < len(items):
         logger.info(f"{name} ({role}): {len(index):,} of {len(items):,} images are looked at (ANALYSIS.IMAGES)")
-    chosen = items[index]
-    features = extract_features(cfg, model, chosen, name)
-    if features is not None:
-        check_finite(features, chosen)
-    return Sample(name, role, chosen, known[index], features)
+    return items[index], known[index]
 
 
 def domain_samples(cfg, samples: Sequence[Sample]) -> list[Sample]:

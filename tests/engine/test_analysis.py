@@ -215,7 +215,7 @@ def command(cfg, folder, *flags):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
