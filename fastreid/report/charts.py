@@ -20,7 +20,7 @@ MOST_DECADES = 4
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: of which run (from 0), its name, its points, and whether it is dashed or has marks."""
+    """One line of a chart: of which run (from 0), its name, its points (xs above 0), whether it is dashed or has marks."""
 
     run: int
     name: str
@@ -90,8 +90,7 @@ def _axes(lines: Sequence[Series], y_range: tuple[float, float] | None, log: boo
     elif y_range is None:
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         low, high = low - margin, high + margin
-    left, right = (min(xs), max(xs)) if min(xs) < max(xs) else (min(xs) - 1, max(xs) + 1)
-    return Axis(left, right, LEFT, WIDTH - RIGHT), Axis(low, high, HEIGHT - BOTTOM, TOP, log)
+    return Axis(0.0, max(xs), LEFT, WIDTH - RIGHT), Axis(low, high, HEIGHT - BOTTOM, TOP, log)
 
 
 def _grid(x_axis: Axis, y_axis: Axis, x_label: str) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from string import Template
 
 from fastreid.config import CfgNode
-from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS
+from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.charts import Series, line_chart
-from fastreid.report.comparison import ALL_SETS, config_differences, show
+from fastreid.report.comparison import ALL_SETS
 from fastreid.report.gates import gate_charts
-from fastreid.report.html import attributes, swatch, table, text
+from fastreid.report.html import swatch, text
 from fastreid.report.query_cards import QueryLists, queries_section
 from fastreid.report.runs import Run
+from fastreid.report.tables import configs_section, results_section
 from fastreid.utils.plots import series
 
 RATES = {"lr": "Learning rate", "lr_gate": "Learning rate of the gates", "inner_ratio": "Inner ratio"}
@@ -123,48 +124,7 @@ def _run_panel(number: int, run: Run) -> str:
             facts[f"Average {metric}"] = f"{last:.2f} (best {best[0]:.2f}{at})"
     rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in facts.items())
     problems = "".join(f'<p class="note problem">{text(problem)}</p>' for problem in run.problems)
-    return f'<article class="run" data-run="{number}"><h3>{text(run.name)}</h3><dl>{rows}</dl>{problems}</article>'
-
-
-def results_section(runs: Sequence[Run]) -> str:
-    """Return the table of the last evaluations: mean and standard deviation over the splits, the best run in bold."""
-    evaluated = {number: run for number, run in enumerate(runs) if run.evaluations}
-    if not evaluated:
-        return '<p class="note">No run was evaluated.</p>'
-    names = [*dict.fromkeys(name for run in evaluated.values() for name in run.data_sets), ALL_SETS]
-    groups = [_result_rows(name, evaluated, grouped=len(runs) > 1) for name in names]
-    header = [f'<th scope="col">{text(name)}</th>' for name in ("Data set", *COLUMNS)]
-    note = "Last evaluation of each run: mean ± standard deviation over the splits."
-    if len(evaluated) > 1:
-        note += " The best run of each data set is bold."
-    return f'<p class="note">{note}</p>{table(header, groups, "Results by data set")}'
-
-
-def _result_rows(name: str, runs: Mapping[int, Run], grouped: bool) -> str:
-    row = ALL_AVERAGE if name == ALL_SETS else f"{name}_average"
-    found = {number: run.last[row] for number, run in runs.items() if row in run.last}
-    best = {metric: _best(metrics.get(metric, math.nan) for metrics in found.values()) for metric in COLUMNS}
-    lines = []
-    for number, metrics in found.items():
-        spread = runs[number].last.get(f"{name}_std", {})
-        cells = "".join(_cell(metrics.get(m, math.nan), spread.get(m), best[m]) for m in COLUMNS)
-        label = f"{swatch(number)} {text(runs[number].name)}" if grouped else text(name)
-        lines.append(f'<tr data-run="{number}"><th scope="row">{label}</th>{cells}</tr>')
-    title = f'<tr><th scope="rowgroup" colspan="{len(COLUMNS) + 1}">{text(name)}</th></tr>' if grouped else ""
-    return f'<tbody {attributes({"class": "group" if grouped else None, "data-set": name})}>{title}{"".join(lines)}</tbody>'
-
-
-def _best(values: Iterable[float]) -> float:
-    """Return the highest value where runs differ; NaN where there is nothing to tell apart."""
-    known = [value for value in values if not math.isnan(value)]
-    return max(known) if known and min(known) < max(known) else math.nan
-
-
-def _cell(value: float, spread: float | None, best: float) -> str:
-    if math.isnan(value):
-        return "<td>–</td>"
-    shown = f'<span class="best">{value:.2f}</span>' if value == best else f"{value:.2f}"
-    return f"<td>{shown}{'' if spread is None else f' <small>±{spread:.2f}</small>'}</td>"
+    return f'<article class="run" data-run="{number}"><h3>{swatch(number)} {text(run.name)}</h3><dl>{rows}</dl>{problems}</article>'
 
 
 def curves_section(runs: Sequence[Run]) -> str:
@@ -203,27 +163,3 @@ def _evaluation_charts(runs: Sequence[Run]) -> list[str]:
                 lines.append(Series(number, f"{run.name} {metric}", xs, ys, dashed, marks=True))
         charts.append(line_chart(name, lines, y_range=(0.0, 0.0), data={"data-set": name}))
     return charts
-
-
-def configs_section(runs: Sequence[Run], base: CfgNode, base_name: str) -> str:
-    """Return the options in which a run differs from the base, or the runs from each other."""
-    configured = {number: run for number, run in enumerate(runs) if run.config is not None}
-    if not configured:
-        return '<p class="note">No run has a readable config.yaml.</p>'
-    differences = config_differences(base, [run.config for run in configured.values()])
-    header = ['<th scope="col">Option</th>', f'<th scope="col">{text(base_name)}</th>']
-    header += [
-        f'<th scope="col" data-run="{number}">{swatch(number)} {text(run.name)}</th>' for number, run in configured.items()
-    ]
-    rows = []
-    for key, (expected, *values) in differences.items():
-        cells = "".join(
-            f'<td {attributes({"data-run": number, "class": "changed" if value != expected else None})}>{text(show(value))}</td>'
-            for number, value in zip(configured, values)
-        )
-        rows.append(f'<tr><th scope="row">{text(key)}</th><td>{text(show(expected))}</td>{cells}</tr>')
-    if not rows:
-        return f'<p class="note">No option differs from {text(base_name)}.</p>'
-    note = f"{len(rows)} options differ from {text(base_name)}; what differs is marked."
-    body = f"<tbody>{''.join(rows)}</tbody>"
-    return f'<p class="note">{note}</p><div class="config">{table(header, [body], "Options that differ")}</div>'

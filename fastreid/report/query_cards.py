@@ -55,12 +55,12 @@ def _set(found: QuerySet, names: Sequence[str], thumbnails: Thumbnails) -> str:
 def _card(card: QueryCard, data_set: str, names: Sequence[str], thumbnails: Thumbnails) -> str:
     lists = "".join(_list(run, query, names[run], thumbnails) for run, query in card.lists.items())
     name = Path(card.path).name
-    about = f"identity {card.pid}, camera {card.camid}"
-    picture = _picture(card.path, f"query {name}: {about}", thumbnails)
+    about = f"query {name}: identity {card.pid}, camera {card.camid}"
+    picture = _picture(card.path, about, thumbnails)
     return (
         f'<article class="card" data-set="{text(data_set)}" aria-label="query {text(name)}">'
-        f'<figure class="query">{picture}<figcaption><b title="{text(card.path)}">{text(name)}</b><span>{about}</span>'
-        f'</figcaption></figure><div class="lists">{lists}</div></article>'
+        f'<figure class="query">{picture}<figcaption><b title="{text(card.path)}">{text(name)}</b><span>identity {card.pid}</span>'
+        f'<span>camera {card.camid}</span></figcaption></figure><div class="lists">{lists}</div></article>'
     )
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import fcntl
+import importlib.util
 import json
 import os
 import select
@@ -11,6 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+HERE = Path(__file__).parent
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -155,3 +159,58 @@ def browser(tmp_path_factory):
     browser = Browser(executable, tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
+
+
+def load_module(path: Path):
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_report_tests", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def made():
+    """The functions of made_runs.py, which make run folders and data sets."""
+    return load_module(HERE / "made_runs.py")
+
+
+@pytest.fixture(scope="session")
+def data_root(made, tmp_path_factory):
+    """A data root with the two test sets of `made_runs`; the second has a name that must be escaped in a page."""
+    root = tmp_path_factory.mktemp("data")
+    made.draw_data_set(root, "here", seed=0)
+    made.draw_data_set(root, "there", seed=1, prefix="_<b>&'\"")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(made, tmp_path_factory):
+    """Two run folders with numbers and a checkpoint; the second has another learning rate, weights and results."""
+    root = tmp_path_factory.mktemp("logs")
+    folders = [made.write_numbers(root / "first"), made.write_numbers(root / "<second>", (10.0, 50.0), SOLVER__BASE_LR=0.5)]
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        made.write_checkpoint(folder)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def report_tool():
+    """The module of tools/report.py."""
+    return load_module(HERE.parents[1] / "tools" / "report.py")
+
+
+@pytest.fixture(scope="session")
+def find_results_tool():
+    """The module of tools/find_results.py."""
+    return load_module(HERE.parents[1] / "tools" / "find_results.py")
+
+
+@pytest.fixture(scope="session")
+def page(report_tool, trained, data_root, tmp_path_factory):
+    """The page of both runs, made by the command."""
+    output = tmp_path_factory.mktemp("page") / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTREID_DATASETS", str(data_root))
+        report_tool.main([*map(str, trained), "--output", str(output), "--queries", "2", "--top-k", "4"])
+    return output
