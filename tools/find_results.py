@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Collect every run below a folder into one table: .xlsx with formatted sheets, .csv, and a short one to look at.
 
-    python tools/find_results.py                      # all runs below logs/
-    python tools/find_results.py logs/Sample --output results/sample
+python tools/find_results.py                      # all runs below logs/
+python tools/find_results.py logs/Sample --output results/sample
 """
 
 import argparse
@@ -33,8 +33,12 @@ SHOWN = ("Rank-1", "mAP")
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Collect every run below a folder into one table.")
     parser.add_argument("root", nargs="?", type=Path, default=Path("logs"), help="folder of runs (default: logs)")
-    parser.add_argument("--output", type=Path, metavar="NAME", help="write NAME.xlsx and NAME.csv (default: ROOT/all_results)")
-    parser.add_argument("--base", type=Path, metavar="FILE", help=f"config to compare with (default: {BASE.relative_to(PROJECT)})")
+    parser.add_argument(
+        "--output", type=Path, metavar="NAME", help="write NAME.xlsx and NAME.csv (default: ROOT/all_results)"
+    )
+    parser.add_argument(
+        "--base", type=Path, metavar="FILE", help=f"config to compare with (default: {BASE.relative_to(PROJECT)})"
+    )
     return parser.parse_args(arguments)
 
 
@@ -63,7 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def short_table(table: list[Line]) -> str:
     """Return the average over the data sets of each run: best (and when) and last Rank-1 and mAP."""
-    header = ["Run", "Status", *(text for metric in SHOWN for text in (f"best {metric}", "iteration", f"last {metric}"))]
+    header = [
+        "Run",
+        "Status",
+        *(text for metric in SHOWN for text in (f"best {metric}", "iteration", f"last {metric}")),
+    ]
     rows = []
     for line in table:
         if line.data_set in ("", ALL_SETS):

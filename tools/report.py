@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write one self-contained page about one run or several: tables, curves, gates, configs, worst and best queries.
 
-    python tools/report.py logs/Sample/DG-mobilenet
-    python tools/report.py logs/first logs/second --output compared.html --queries 10 --opts MODEL.DEVICE cpu
+python tools/report.py logs/Sample/DG-mobilenet
+python tools/report.py logs/first logs/second --output compared.html --queries 10 --opts MODEL.DEVICE cpu
 """
 
 import argparse
@@ -28,12 +28,40 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write a self-contained HTML page about one run or several.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="LOGDIR", help="output folders of runs")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the first folder")
-    parser.add_argument("--base", type=Path, default=BASE, metavar="FILE", help=f"config to compare with (default: {BASE.relative_to(PROJECT)})")
-    parser.add_argument("--queries", type=int, default=3, metavar="N", help="worst and best queries of each data set and run (default: 3 and 3)")
-    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="gallery images of each ranked list (default: 10)")
-    parser.add_argument("--no-images", action="store_true", help="no ranked lists: needs neither checkpoints nor data sets")
-    parser.add_argument("--max-mb", type=float, default=20.0, metavar="MB", help="most that the thumbnails may take together (default: 20)")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="options over the runs' configs, such as MODEL.DEVICE cpu")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        default=BASE,
+        metavar="FILE",
+        help=f"config to compare with (default: {BASE.relative_to(PROJECT)})",
+    )
+    parser.add_argument(
+        "--queries",
+        type=int,
+        default=3,
+        metavar="N",
+        help="worst and best queries of each data set and run (default: 3 and 3)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=10, metavar="K", help="gallery images of each ranked list (default: 10)"
+    )
+    parser.add_argument(
+        "--no-images", action="store_true", help="no ranked lists: needs neither checkpoints nor data sets"
+    )
+    parser.add_argument(
+        "--max-mb",
+        type=float,
+        default=20.0,
+        metavar="MB",
+        help="most that the thumbnails may take together (default: 20)",
+    )
+    parser.add_argument(
+        "--opts",
+        nargs="+",
+        default=[],
+        metavar="KEY VALUE",
+        help="options over the runs' configs, such as MODEL.DEVICE cpu",
+    )
     return parser.parse_args(arguments)
 
 

@@ -68,7 +68,9 @@ def line_chart(
         return f'<figure {attributes(data)}><figcaption>{text(title)}</figcaption><p class="note">Not recorded.</p></figure>'
     x_axis, y_axis = _axes(lines, y_range, log)
     parts = [_grid(x_axis, y_axis, x_label), *(_line(line, x_axis, y_axis) for line in lines)]
-    label = f"{title}. " + "; ".join(f"{line.name}: {number(line.ys[0])} at first, {number(line.ys[-1])} at last" for line in lines)
+    label = f"{title}. " + "; ".join(
+        f"{line.name}: {number(line.ys[0])} at first, {number(line.ys[-1])} at last" for line in lines
+    )
     opening = attributes({"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label})
     return f"<figure {attributes(data)}><figcaption>{text(title)}</figcaption><svg {opening}>{''.join(parts)}</svg></figure>"
 
@@ -100,7 +102,9 @@ def _grid(x_axis: Axis, y_axis: Axis, x_label: str) -> str:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
     for tick in x_axis.ticks(5):
-        parts.append(f'<text x="{x_axis.place(tick)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(tick)}</text>')
+        parts.append(
+            f'<text x="{x_axis.place(tick)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(tick)}</text>'
+        )
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{text(x_label)}</text>')

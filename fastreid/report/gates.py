@@ -57,12 +57,21 @@ def gate_map(records: Records) -> tuple[list[str], list[int], np.ndarray] | None
 
 def _map_figure(run: int, name: str, layers: list[str], iterations: list[int], means: np.ndarray, low: float) -> str:
     width, height = WIDTH - LEFT - 12, HEIGHT - TOP - BOTTOM
-    picture = {"href": _png(means, low), "x": LEFT, "y": TOP, "width": width, "height": height, "preserveAspectRatio": "none"}
+    picture = {
+        "href": _png(means, low),
+        "x": LEFT,
+        "y": TOP,
+        "width": width,
+        "height": height,
+        "preserveAspectRatio": "none",
+    }
     parts = [f'<image class="gate-map" {attributes(picture)}/>']
     step = -(-len(layers) // 12)
     for index in range(0, len(layers), step):
         y = TOP + (index + 0.5) * height / len(layers) + 3.5
-        parts.append(f'<text x="{LEFT - 6}" y="{y:.1f}" text-anchor="end">{text(layers[index].removesuffix(".bn"))}</text>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y:.1f}" text-anchor="end">{text(layers[index].removesuffix(".bn"))}</text>'
+        )
     for x, anchor, iteration in ((LEFT, "start", iterations[0]), (LEFT + width, "end", iterations[-1])):
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 14}" text-anchor="{anchor}">{number(iteration)}</text>')
     parts.append(_colour_bar(low))

@@ -70,7 +70,9 @@ def footer(megabytes: float, lists: QueryLists | None) -> str:
     """Say how large the page is, and what its limit cost."""
     words = f"This file holds everything it shows: {megabytes:.1f} MB"
     if lists is not None and lists.sets:
-        words += f", {lists.thumbnails.used / 1e6:.1f} MB of it thumbnails (--max-mb {lists.thumbnails.most_bytes / 1e6:g})"
+        words += (
+            f", {lists.thumbnails.used / 1e6:.1f} MB of it thumbnails (--max-mb {lists.thumbnails.most_bytes / 1e6:g})"
+        )
         if lists.thumbnails.left_out:
             words += f"; {lists.thumbnails.left_out:,} pictures were left out to keep within it"
     return f"{words}."
@@ -85,7 +87,12 @@ def filters(runs: Sequence[Run], has_cards: bool) -> str:
     if has_cards:
         first = {"all": "right or wrong", "right": "right", "wrong": "wrong"}
         if len(runs) > 1:
-            first = {"all": "right or wrong", "right": "right in every run", "wrong": "wrong in a run", "differ": "runs differ"}
+            first = {
+                "all": "right or wrong",
+                "right": "right in every run",
+                "wrong": "wrong in a run",
+                "differ": "runs differ",
+            }
         parts.append(_select("first", "First rank", first))
         parts.append(_select("order", "Order", {"worst": "worst first", "best": "best first"}))
     if len(runs) > 1:
@@ -158,7 +165,9 @@ def _evaluation_charts(runs: Sequence[Run]) -> list[str]:
         for number, run in enumerate(runs):
             timed = [found for found in run.evaluations if found.iteration is not None]
             for metric, dashed in SHOWN_MEASURES:
-                points = [(found.iteration, found.rows[row][metric]) for found in timed if metric in found.rows.get(row, {})]
+                points = [
+                    (found.iteration, found.rows[row][metric]) for found in timed if metric in found.rows.get(row, {})
+                ]
                 xs, ys = [x for x, _ in points], [y for _, y in points]
                 lines.append(Series(number, f"{run.name} {metric}", xs, ys, dashed, marks=True))
         charts.append(line_chart(name, lines, y_range=(0.0, 0.0), data={"data-set": name}))

@@ -57,7 +57,9 @@ class ListOptions:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.top_k < 1:
-            raise UserError(f"--queries {self.count} and --top-k {self.top_k} must be at least 1; --no-images leaves the lists out")
+            raise UserError(
+                f"--queries {self.count} and --top-k {self.top_k} must be at least 1; --no-images leaves the lists out"
+            )
 
 
 Lists = dict[str, tuple[str, list[RankedQuery]]]
@@ -70,7 +72,9 @@ def query_sets(runs: Sequence[Run], options: ListOptions) -> tuple[list[QuerySet
     for number, run in enumerate(runs):
         found[number], missing[number] = run_lists(run, options)
     names = list(dict.fromkeys(name for lists in found.values() for name in lists))
-    sets = [_query_set(name, {run: lists[name] for run, lists in found.items() if name in lists}, options) for name in names]
+    sets = [
+        _query_set(name, {run: lists[name] for run, lists in found.items() if name in lists}, options) for name in names
+    ]
     return sets, {run: reasons for run, reasons in missing.items() if reasons}
 
 

@@ -10,7 +10,6 @@ from fastreid.evaluation.ranked_lists import RankedItem, RankedQuery
 from fastreid.report.html import attributes, swatch, text
 from fastreid.report.queries import QueryCard, QuerySet, Thumbnails
 
-
 # Images in a row of a list, where the window is wide enough.
 COLUMNS = 10
 

@@ -193,7 +193,9 @@ def run_names(folders: Iterable[Path], root: Path | None = None) -> list[str]:
     """Return a name for each folder: its path below `root`, or as few of its last parts as tell them all apart."""
     resolved = [folder.resolve() for folder in folders]
     if root is not None:
-        return [path.relative_to(root.resolve()).as_posix() if path != root.resolve() else path.name for path in resolved]
+        return [
+            path.relative_to(root.resolve()).as_posix() if path != root.resolve() else path.name for path in resolved
+        ]
     for depth in range(1, max((len(path.parts) for path in resolved), default=1) + 1):
         names = ["/".join(path.parts[-depth:]) for path in resolved]
         if len(set(names)) == len(set(resolved)):

@@ -63,12 +63,17 @@ def configs_section(runs: Sequence[Run], base: CfgNode, base_name: str) -> str:
     differences = config_differences(base, [run.config for run in configured.values()])
     if not differences:
         return f'<p class="note">No option differs from {text(base_name)}.</p>'
-    names = [f'<th scope="col" data-run="{number}">{swatch(number)} {text(run.name)}</th>' for number, run in configured.items()]
+    names = [
+        f'<th scope="col" data-run="{number}">{swatch(number)} {text(run.name)}</th>'
+        for number, run in configured.items()
+    ]
     header = ['<th scope="col">Option</th>', f'<th scope="col">{text(base_name)}</th>', *names]
     groups: dict[str, list[str]] = {"The runs differ": [], "The runs agree": []}
     for key, (expected, *values) in differences.items():
         agree = all(value == values[0] for value in values)
-        groups["The runs agree" if agree else "The runs differ"].append(_config_row(key, expected, dict(zip(configured, values))))
+        groups["The runs agree" if agree else "The runs differ"].append(
+            _config_row(key, expected, dict(zip(configured, values)))
+        )
     bodies = []
     for name, rows in groups.items():
         if rows and len(configured) > 1:

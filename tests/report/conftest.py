@@ -18,8 +18,15 @@ HERE = Path(__file__).parent
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--force-color-profile=srgb",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--force-color-profile=srgb",
 )
 SECONDS = 15
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowDown": 40, "ArrowUp": 38}
@@ -39,7 +46,10 @@ class Browser:
 
         self.process = subprocess.Popen(
             [executable, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(3, 4), preexec_fn=place_descriptors, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=(3, 4),
+            preexec_fn=place_descriptors,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         for fd in (ours[0], theirs[1], commands, answers):
             os.close(fd)
@@ -85,7 +95,9 @@ class Browser:
             self.messages.append(self.receive())
 
     def resize(self, width: int, height: int) -> None:
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
 
     def value(self, expression: str):
         """Return the value of a JavaScript expression in the page."""
@@ -117,7 +129,9 @@ class Browser:
 
     def visible(self, selector: str) -> int:
         """Return how many elements are on the page for the eye."""
-        return self.value(f"[...document.querySelectorAll({json.dumps(selector)})].filter(e => e.checkVisibility()).length")
+        return self.value(
+            f"[...document.querySelectorAll({json.dumps(selector)})].filter(e => e.getClientRects().length).length"
+        )
 
     def complaints(self) -> list[str]:
         """Return console errors and warnings, exceptions, and requests that left the file, since the page was opened."""
@@ -135,7 +149,12 @@ class Browser:
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """Save the window, or the whole page, as a PNG."""
-        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **({"clip": self.page_box()} if whole else {}))
+        data = self.send(
+            "Page.captureScreenshot",
+            format="png",
+            captureBeyondViewport=whole,
+            **({"clip": self.page_box()} if whole else {}),
+        )
         path.write_bytes(base64.b64decode(data["data"]))
 
     def page_box(self) -> dict:
@@ -187,7 +206,10 @@ def data_root(made, tmp_path_factory):
 def trained(made, tmp_path_factory):
     """Two run folders with numbers and a checkpoint; the second has another learning rate, weights and results."""
     root = tmp_path_factory.mktemp("logs")
-    folders = [made.write_numbers(root / "first"), made.write_numbers(root / "<second>", (10.0, 50.0), SOLVER__BASE_LR=0.5)]
+    folders = [
+        made.write_numbers(root / "first"),
+        made.write_numbers(root / "<second>", (10.0, 50.0), SOLVER__BASE_LR=0.5),
+    ]
     for seed, folder in enumerate(folders):
         torch.manual_seed(seed)
         made.write_checkpoint(folder)

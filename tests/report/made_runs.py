@@ -67,7 +67,12 @@ def write_numbers(folder: Path, rank1s=(20.0, 40.0, 30.0), **options) -> Path:
     (folder / "log.txt").write_text(log_of(rank1s))
     records = []
     for number, rank1 in enumerate(rank1s, start=1):
-        record = {"iteration": 100 * number - 1, "base/loss_cls": 3.0 / number, "lr": 0.1**number, "gate/layer1.bn": 0.9}
+        record = {
+            "iteration": 100 * number - 1,
+            "base/loss_cls": 3.0 / number,
+            "lr": 0.1**number,
+            "gate/layer1.bn": 0.9,
+        }
         for name in (*SETS, "all_average"):
             record |= {f"test/{name} Rank-1": rank1, f"test/{name} mAP": metrics_of(rank1)["mAP"]}
         records.append(json.dumps(record))

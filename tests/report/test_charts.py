@@ -55,20 +55,26 @@ def test_a_long_training_is_thinned_out():
 
 
 def test_names_are_escaped():
-    chart = line_chart("<i>&", [Series(0, "\"><script>", [1], [1.0])], data={"data-set": "a\"b"})
+    chart = line_chart("<i>&", [Series(0, '"><script>', [1], [1.0])], data={"data-set": 'a"b'})
     root = ET.fromstring(chart)
     assert root.get("data-set") == 'a"b' and root.find("figcaption").text == "<i>&" and "<script" not in chart
 
 
-@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (200, "200"), (12_000, "12k"), (0.00025, "2.5e-4"), (0.5, "0.5")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0, "0"), (200, "200"), (12_000, "12k"), (0.00025, "2.5e-4"), (0.5, "0.5")]
+)
 def test_numbers_are_short(value, shown):
     assert number(value) == shown
 
 
 def test_gates_by_layer_and_record(tmp_path):
-    records = [{"iteration": i, "gate/a.bn": 0.9, "gate/b.bn": 0.1 * i} for i in range(3)] + [{"iteration": 9, "lr": 1.0}]
+    records = [{"iteration": i, "gate/a.bn": 0.9, "gate/b.bn": 0.1 * i} for i in range(3)] + [
+        {"iteration": 9, "lr": 1.0}
+    ]
     layers, iterations, means = gate_map(records)
-    assert layers == ["a.bn", "b.bn"] and iterations == [1, 2, 3] and means[1].tolist() == pytest.approx([0.0, 0.1, 0.2])
+    assert (
+        layers == ["a.bn", "b.bn"] and iterations == [1, 2, 3] and means[1].tolist() == pytest.approx([0.0, 0.1, 0.2])
+    )
     runs = [Run(tmp_path, "one", records=records), Run(tmp_path, "two")]
     charts = gate_charts(runs)
     assert charts.count("<figure") == 2 and charts.count('data-run="1"') == 0

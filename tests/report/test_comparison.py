@@ -13,7 +13,10 @@ from fastreid.utils.errors import UserError
 
 @pytest.fixture
 def runs(made, tmp_path):
-    folders = [made.write_numbers(tmp_path / "a"), made.write_numbers(tmp_path / "b", (50.0, 10.0), SOLVER__BASE_LR=0.5)]
+    folders = [
+        made.write_numbers(tmp_path / "a"),
+        made.write_numbers(tmp_path / "b", (50.0, 10.0), SOLVER__BASE_LR=0.5),
+    ]
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "results.json").write_text("{")
     return [read_run(folder) for folder in (*folders, tmp_path / "c")]

@@ -26,7 +26,11 @@ def test_every_metric_of_the_log_has_a_best_value(made, tmp_path):
 
 def test_metrics_json_has_more_digits_than_the_log(made, tmp_path):
     folder = made.write_numbers(tmp_path / "run")
-    text = (folder / "metrics.json").read_text().replace('"test/all_average Rank-1": 40.0', '"test/all_average Rank-1": 40.004')
+    text = (
+        (folder / "metrics.json")
+        .read_text()
+        .replace('"test/all_average Rank-1": 40.0', '"test/all_average Rank-1": 40.004')
+    )
     (folder / "metrics.json").write_text(text)
     assert read_run(folder).best(AVERAGE, "Rank-1") == (40.004, 200)
 
