@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Collect every run below a folder into one table: .xlsx with formatted sheets, .csv, and a short one to look at.
 
-python tools/find_results.py                      # all runs below logs/
-python tools/find_results.py logs/Sample --output results/sample
+    python tools/find_results.py                      # all runs below logs/
+    python tools/find_results.py logs/Sample --output results/sample
 """
 
 import argparse

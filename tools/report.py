@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write one self-contained page about one run or several: tables, curves, gates, configs, worst and best queries.
 
-python tools/report.py logs/Sample/DG-mobilenet
-python tools/report.py logs/first logs/second --output compared.html --queries 10 --opts MODEL.DEVICE cpu
+    python tools/report.py logs/Sample/DG-mobilenet
+    python tools/report.py logs/first logs/second --output compared.html --queries 10 --opts MODEL.DEVICE cpu
 """
 
 import argparse
@@ -21,6 +21,7 @@ from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import write_text  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
+MOST_RUNS = 8
 BASE = PROJECT / "configs" / "Base-DG.yml"
 
 
@@ -72,6 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--max-mb {args.max_mb:g} must be above 0; --no-images leaves all pictures out")
     options = ListOptions(args.queries, args.top_k, args.opts)
     folders = list(dict.fromkeys(args.folders))
+    if len(folders) > MOST_RUNS:
+        raise UserError(
+            f"{len(folders)} runs: a page shows {MOST_RUNS} at most, as many as there are colours to tell apart; "
+            "tools/find_results.py puts any number into one table"
+        )
     runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders))]
     if not any(run.usable for run in runs):
         raise UserError("; ".join(f"{run.folder}: {', '.join(run.problems)}" for run in runs))

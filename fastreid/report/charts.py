@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from fastreid.report.html import attributes, text
+from fastreid.report.html import element, text
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
@@ -20,7 +20,7 @@ MOST_DECADES = 4
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: of which run (from 0), its name, its points (xs above 0), whether it is dashed or has marks."""
+    """One line of a chart: of which run (from 0), its name, its points (xs above 0), whether dashed or with marks."""
 
     run: int
     name: str
@@ -64,15 +64,16 @@ def line_chart(
     """
     lines = [drawn for line in lines if (drawn := _finite(line, log)).xs]
     data = {"class": "chart", **(data or {})}
+    caption = f"<figcaption>{text(title)}</figcaption>"
     if not lines:
-        return f'<figure {attributes(data)}><figcaption>{text(title)}</figcaption><p class="note">Not recorded.</p></figure>'
+        return element("figure", data, f'{caption}<p class="note">Not recorded.</p>')
     x_axis, y_axis = _axes(lines, y_range, log)
     parts = [_grid(x_axis, y_axis, x_label), *(_line(line, x_axis, y_axis) for line in lines)]
     label = f"{title}. " + "; ".join(
         f"{line.name}: {number(line.ys[0])} at first, {number(line.ys[-1])} at last" for line in lines
     )
-    opening = attributes({"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label})
-    return f"<figure {attributes(data)}><figcaption>{text(title)}</figcaption><svg {opening}>{''.join(parts)}</svg></figure>"
+    drawing = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label}
+    return element("figure", data, caption + element("svg", drawing, "".join(parts)))
 
 
 def _finite(line: Series, log: bool) -> Series:
@@ -120,7 +121,8 @@ def _line(line: Series, x_axis: Axis, y_axis: Axis) -> str:
         for (x, y), at, value in zip(places, line.xs, line.ys):
             hint = f"{line.name}: {number(value)} at {number(at)}"
             parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="3"><title>{text(hint)}</title></circle>')
-    return f'<g {attributes({"data-run": line.run, "class": "series"})}><title>{text(line.name)}</title>{"".join(parts)}</g>'
+    content = f"<title>{text(line.name)}</title>{''.join(parts)}"
+    return element("g", {"data-run": line.run, "class": "series"}, content)
 
 
 def number(value: float) -> str:

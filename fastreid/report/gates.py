@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fastreid.report.charts import Series, line_chart, number
-from fastreid.report.html import attributes, swatch, text
+from fastreid.report.html import attributes, element, swatch, text
 from fastreid.report.runs import Run
 from fastreid.utils.plots import Records
 
@@ -30,7 +30,7 @@ def gate_charts(runs: Sequence[Run]) -> str:
     """Return the gate charts of all runs that recorded gates, a sentence if none did."""
     maps = {number: found for number, run in enumerate(runs) if (found := gate_map(run.records)) is not None}
     if not maps:
-        return '<p class="note">No run recorded gates (gates exist for MODEL.NORM.TYPE_BACKBONE BIN_gate1 and BIN_gate2).</p>'
+        return '<p class="note">No run recorded gates: MODEL.NORM.TYPE_BACKBONE BIN_gate1 and BIN_gate2 have them.</p>'
     lines = []
     for run, (layers, iterations, means) in maps.items():
         numbers = range(1, len(layers) + 1)
@@ -76,11 +76,9 @@ def _map_figure(run: int, name: str, layers: list[str], iterations: list[int], m
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 14}" text-anchor="{anchor}">{number(iteration)}</text>')
     parts.append(_colour_bar(low))
     label = f"{name}: average gate of each layer over training, from {low:.2f} to 1"
-    opening = attributes({"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label})
-    return (
-        f'<figure class="chart" data-run="{run}"><figcaption>{swatch(run)} {text(name)}, over training</figcaption>'
-        f"<svg {opening}>{''.join(parts)}</svg></figure>"
-    )
+    drawing = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label}
+    caption = f"<figcaption>{swatch(run)} {text(name)}, over training</figcaption>"
+    return element("figure", {"class": "chart", "data-run": run}, caption + element("svg", drawing, "".join(parts)))
 
 
 def _colour_bar(low: float) -> str:
@@ -89,7 +87,8 @@ def _colour_bar(low: float) -> str:
     ramp = {"href": _png(np.linspace(low, 1, 64)[None], low), "x": x, "y": y, "width": BAR_WIDTH, "height": 8}
     return (
         f'<image {attributes({**ramp, "preserveAspectRatio": "none"})}/>'
-        f'<text x="{x - 5}" y="{y + 8}" text-anchor="end">IN {low:.2f}</text><text x="{x + BAR_WIDTH + 5}" y="{y + 8}">1 BN</text>'
+        f'<text x="{x - 5}" y="{y + 8}" text-anchor="end">IN {low:.2f}</text>'
+        f'<text x="{x + BAR_WIDTH + 5}" y="{y + 8}">1 BN</text>'
     )
 
 

@@ -17,9 +17,14 @@ def attributes(values: Mapping[str, object]) -> str:
     return " ".join(name if value is True else f'{name}="{text(value)}"' for name, value in shown)
 
 
+def element(name: str, values: Mapping[str, object], content: str) -> str:
+    """Return an element with its attributes; the content is HTML."""
+    return f"<{name} {attributes(values)}>{content}</{name}>"
+
+
 def swatch(run: int) -> str:
     """Return the mark in a run's colour; what it stands for is written beside it."""
-    return f'<span class="swatch" data-run-colour="{run % 8}" aria-hidden="true"></span>'
+    return f'<span class="swatch" data-run-colour="{run}" aria-hidden="true"></span>'
 
 
 def table(header: Iterable[str], rows: Iterable[str], caption: str) -> str:
@@ -29,7 +34,6 @@ def table(header: Iterable[str], rows: Iterable[str], caption: str) -> str:
         header: cells, escaped. rows: `<tr>` or `<tbody>` elements.
     """
     head = "".join(header)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">'
-        f'<table><caption class="hidden">{text(caption)}</caption><thead><tr>{head}</tr></thead>{"".join(rows)}</table></div>'
-    )
+    content = f'<caption class="hidden">{text(caption)}</caption><thead><tr>{head}</tr></thead>{"".join(rows)}'
+    box = {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": caption}
+    return element("div", box, f"<table>{content}</table>")

@@ -13,7 +13,7 @@ from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.charts import Series, line_chart
 from fastreid.report.comparison import ALL_SETS
 from fastreid.report.gates import gate_charts
-from fastreid.report.html import swatch, text
+from fastreid.report.html import element, swatch, text
 from fastreid.report.query_cards import QueryLists, queries_section
 from fastreid.report.runs import Run
 from fastreid.report.tables import configs_section, results_section
@@ -63,7 +63,8 @@ def asset(name: str) -> str:
 def section(name: str, content: str) -> str:
     """Return a section of the page with its heading."""
     anchor = name.lower()
-    return f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">{name}</h2>{content}</section>'
+    heading = f'<h2 id="{anchor}-title">{name}</h2>'
+    return element("section", {"id": anchor, "aria-labelledby": f"{anchor}-title"}, heading + content)
 
 
 def footer(megabytes: float, lists: QueryLists | None) -> str:
@@ -97,7 +98,8 @@ def filters(runs: Sequence[Run], has_cards: bool) -> str:
         parts.append(_select("order", "Order", {"worst": "worst first", "best": "best first"}))
     if len(runs) > 1:
         boxes = "".join(
-            f'<label><input type="checkbox" name="run" value="{number}" checked>{swatch(number)} {text(run.name)}</label>'
+            f'<label><input type="checkbox" name="run" value="{number}" checked>'
+            f"{swatch(number)} {text(run.name)}</label>"
             for number, run in enumerate(runs)
         )
         parts.append(f'<fieldset><legend class="hidden">Runs to show</legend>{boxes}</fieldset>')
@@ -131,7 +133,8 @@ def _run_panel(number: int, run: Run) -> str:
             facts[f"Average {metric}"] = f"{last:.2f} (best {best[0]:.2f}{at})"
     rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in facts.items())
     problems = "".join(f'<p class="note problem">{text(problem)}</p>' for problem in run.problems)
-    return f'<article class="run" data-run="{number}"><h3>{swatch(number)} {text(run.name)}</h3><dl>{rows}</dl>{problems}</article>'
+    content = f"<h3>{swatch(number)} {text(run.name)}</h3><dl>{rows}</dl>{problems}"
+    return element("article", {"class": "run", "data-run": number}, content)
 
 
 def curves_section(runs: Sequence[Run]) -> str:

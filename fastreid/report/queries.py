@@ -120,7 +120,7 @@ def load_run(run: Run, overrides: list[str]):
 
 
 def _query_set(name: str, lists: Lists, options: ListOptions) -> QuerySet:
-    """Join what the runs found for a data set: the worst and the best of every run, with what the others make of them."""
+    """Return the worst and the best queries of every run, with what the other runs make of them."""
     splits = {split for split, _ in lists.values()}
     chosen: dict[str, None] = {}
     for _, found in lists.values():

@@ -32,7 +32,8 @@ def queries_section(
         missing: reasons by run. names: of the runs.
     """
     parts = [
-        f'<p class="note problem" data-run="{run}">{swatch(run)} <b>{text(names[run])}</b>: no ranked lists. {text(reason)}</p>'
+        f'<p class="note problem" data-run="{run}">{swatch(run)} <b>{text(names[run])}</b>: '
+        f"no ranked lists. {text(reason)}</p>"
         for run, reasons in missing.items()
         for reason in reasons
     ]
@@ -44,10 +45,10 @@ def queries_section(
 
 def _set(found: QuerySet, names: Sequence[str], thumbnails: Thumbnails) -> str:
     cards = "".join(_card(card, found.data_set, names, thumbnails) for card in found.cards)
-    about = f"{text(found.split)}, {len(found.cards)} of {found.queries:,} queries: the lowest and the highest average precision"
+    shown = f"{len(found.cards)} of {found.queries:,} queries: those of the lowest and the highest average precision"
     return (
         f'<section class="query-set" data-set="{text(found.data_set)}"><h3>{text(found.data_set)}</h3>'
-        f'<p class="note">{about}</p><div class="cards">{cards}</div></section>'
+        f'<p class="note">{text(found.split)}, {shown}</p><div class="cards">{cards}</div></section>'
     )
 
 
@@ -58,7 +59,8 @@ def _card(card: QueryCard, data_set: str, names: Sequence[str], thumbnails: Thum
     picture = _picture(card.path, about, thumbnails)
     return (
         f'<article class="card" data-set="{text(data_set)}" aria-label="query {text(name)}">'
-        f'<figure class="query">{picture}<figcaption><b title="{text(card.path)}">{text(name)}</b><span>identity {card.pid}</span>'
+        f'<figure class="query">{picture}<figcaption><b title="{text(card.path)}">{text(name)}</b>'
+        f"<span>identity {card.pid}</span>"
         f'<span>camera {card.camid}</span></figcaption></figure><div class="lists">{lists}</div></article>'
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from fastreid.config import CfgNode
 from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS
 from fastreid.report.comparison import ALL_SETS, config_differences, show
-from fastreid.report.html import attributes, swatch, table, text
+from fastreid.report.html import element, swatch, table, text
 from fastreid.report.runs import Run
 
 
@@ -39,7 +39,7 @@ def _result_rows(name: str, runs: Mapping[int, Run], grouped: bool) -> str:
         label = f"{swatch(number)} {text(runs[number].name)}" if grouped else text(name)
         lines.append(f'<tr data-run="{number}"><th scope="row">{label}</th>{cells}</tr>')
     title = f'<tr><th scope="rowgroup" colspan="{len(COLUMNS) + 1}">{text(name)}</th></tr>' if grouped else ""
-    return f'<tbody {attributes({"class": "group" if grouped else None, "data-set": name})}>{title}{"".join(lines)}</tbody>'
+    return element("tbody", {"class": "group" if grouped else None, "data-set": name}, title + "".join(lines))
 
 
 def _best(values: Iterable[float]) -> float:
@@ -87,7 +87,7 @@ def configs_section(runs: Sequence[Run], base: CfgNode, base_name: str) -> str:
 
 def _config_row(key: str, expected: Any, values: Mapping[int, Any]) -> str:
     cells = "".join(
-        f'<td {attributes({"data-run": number, "class": "changed" if value != expected else None})}>{text(show(value))}</td>'
+        element("td", {"data-run": number, "class": "changed" if value != expected else None}, text(show(value)))
         for number, value in values.items()
     )
     return f'<tr><th scope="row">{text(key)}</th><td>{text(show(expected))}</td>{cells}</tr>'

@@ -108,7 +108,8 @@ class Browser:
     def click(self, selector: str) -> None:
         """Click into the middle of an element with the mouse."""
         x, y = self.value(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center', behavior: 'instant'}});"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center', behavior: 'instant'});"
             " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
@@ -134,7 +135,7 @@ class Browser:
         )
 
     def complaints(self) -> list[str]:
-        """Return console errors and warnings, exceptions, and requests that left the file, since the page was opened."""
+        """Return console errors and warnings, exceptions and requests beside the file, since the page was opened."""
         self.value("new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)))")
         found = []
         for message in self.messages:

@@ -153,6 +153,11 @@ def test_a_wrong_option_is_an_error(trained, report_tool, arguments):
         report_tool.main([str(trained[0]), "--no-images", *arguments])
 
 
+def test_more_runs_than_colours_are_refused(report_tool, tmp_path):
+    with pytest.raises(UserError, match="8 at most"):
+        report_tool.main([str(tmp_path / str(number)) for number in range(9)])
+
+
 def test_the_page_lies_in_the_first_folder(made, report_tool, tmp_path, capsys):
     folder = shutil.copytree(made.write_numbers(tmp_path / "run"), tmp_path / "copy")
     report_tool.main([str(folder), "--no-images"])

@@ -9,11 +9,14 @@ def opened(browser, page):
     return browser
 
 
+SHOWN = "filter(e => e.getClientRects().length)"
+
+
 def first_ranks(browser):
     """The `data-first` of every list that is shown, card by card."""
     return browser.value(
-        "[...document.querySelectorAll('.card')].filter(c => c.getClientRects().length)"
-        ".map(c => [...c.querySelectorAll('.list')].filter(l => l.getClientRects().length).map(l => l.dataset.first))"
+        f"[...document.querySelectorAll('.card')].{SHOWN}"
+        f".map(c => [...c.querySelectorAll('.list')].{SHOWN}.map(l => l.dataset.first))"
     )
 
 
@@ -31,7 +34,7 @@ def test_a_data_set_can_be_chosen(opened):
     cards = opened.visible(".card")
     opened.choose("set", "folder:there")
     sets = opened.value(
-        "[...new Set([...document.querySelectorAll('main [data-set]')].filter(e => e.getClientRects().length).map(e => e.dataset.set))]"
+        f"[...new Set([...document.querySelectorAll('main [data-set]')].{SHOWN}.map(e => e.dataset.set))]"
     )
     assert sets == ["folder:there"] and 0 < opened.visible(".card") < cards
     assert (
@@ -60,9 +63,7 @@ def test_both_filters_hold_together(opened):
     opened.choose("set", "folder:here")
     opened.choose("first", "wrong")
     assert all("wrong" in lists for lists in first_ranks(opened))
-    assert opened.value(
-        "[...document.querySelectorAll('.card')].filter(c => c.getClientRects().length).every(c => c.dataset.set === 'folder:here')"
-    )
+    assert opened.value(f"[...document.querySelectorAll('.card')].{SHOWN}.every(c => c.dataset.set === 'folder:here')")
 
 
 def test_a_run_can_be_hidden_by_a_click(opened):
