@@ -14,6 +14,7 @@ from torch import nn
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
+from fastreid.engine.analysis import MODES
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
@@ -38,6 +39,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a file in configs/")
     parser.add_argument("--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder")
     parser.add_argument("--eval-only", action="store_true", help="test only")
+    parser.add_argument("--tsne-only", action="store_true", help="draw t-SNE of the features, by domain and by identity")
+    parser.add_argument("--dist-only", action="store_true", help="draw distances within and between identities")
+    parser.add_argument("--domain-only", action="store_true", help="draw distances between domains")
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--save-features", action="store_true", help="with --eval-only, keep the features in features/ of the output folder")
     features.add_argument("--features", action="store_true", help="with --eval-only, take the features that were kept")
@@ -45,6 +49,11 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-pth", type=int, metavar="K", help="--resume from model_<K>.pth instead of the last checkpoint")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
     return parser
+
+
+def analysis_modes(args: argparse.Namespace) -> list[str]:
+    """Return the analyses that are asked for; with any of them, nothing is trained."""
+    return [mode for mode in MODES if getattr(args, f"{mode}_only")]
 
 
 def default_setup(args: argparse.Namespace) -> CfgNode:
@@ -70,7 +79,7 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     folder = Path(cfg.OUTPUT_DIR)
     setup_logger(folder)
     logger.info(f"config {args.config_file}, output folder {folder}, seed {cfg.SEED}")
-    if not args.eval_only:
+    if not (args.eval_only or analysis_modes(args)):
         write_text(folder / "config.yaml", cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
