@@ -18,12 +18,13 @@ from fastreid.report.comparison import (  # noqa: E402
     ALL_SETS,
     Line,
     base_config,
+    csv_rows,
     lines,
     write_comparison,
-    write_csv,
 )
 from fastreid.report.runs import find_runs, read_run, run_names  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
+from fastreid.utils.files import write_csv  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 BASE = PROJECT / "configs" / "Base-DG.yml"
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     output = args.output or args.root / "all_results"
     workbook, text = (output.with_name(output.name + suffix) for suffix in (".xlsx", ".csv"))
     write_comparison(workbook, table, runs, base, base_file.stem)
-    write_csv(text, table)
+    write_csv(text, csv_rows(table))
     print(short_table(table))
     for run in runs:
         if run.problems:

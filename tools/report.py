@@ -14,7 +14,7 @@ sys.path.insert(0, str(PROJECT))
 
 from fastreid.report.comparison import base_config  # noqa: E402
 from fastreid.report.page import render  # noqa: E402
-from fastreid.report.queries import ListOptions, Thumbnails, query_sets  # noqa: E402
+from fastreid.report.queries import ListOptions, Thumbnails, query_sets, run_lists  # noqa: E402
 from fastreid.report.query_cards import QueryLists  # noqa: E402
 from fastreid.report.runs import Run, read_run, run_names  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
@@ -89,8 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def read_lists(runs: list[Run], options: ListOptions, max_mb: float) -> QueryLists:
     """Return the ranked lists of all runs that have a checkpoint and data."""
-    sets, missing = query_sets(runs, options)
-    return QueryLists(sets, missing, Thumbnails(int(max_mb * 1e6)))
+    found = [run_lists(run, options) for run in runs]
+    return QueryLists(query_sets(found, options.count), found, Thumbnails(int(max_mb * 1e6)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,12 +86,13 @@ def config_differences(base: CfgNode, configs: Sequence[CfgNode | None]) -> dict
     return differences
 
 
-def write_csv(path: Path, table: Sequence[Line]) -> None:
-    """Write all lines as CSV, an empty field where there is no number."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*LABELS, *value_names()])
-        writer.writerows([line.run, line.data_set, line.status, line.notes, *line.values.values()] for line in table)
+def csv_rows(table: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return the lines as rows of a CSV file."""
+    return [dict(zip((*LABELS, *value_names()), _cells(line))) for line in table]
+
+
+def _cells(line: Line) -> list[Any]:
+    return [line.run, line.data_set, line.status, line.notes, *line.values.values()]
 
 
 def write_comparison(path: Path, table: Sequence[Line], runs: Sequence[Run], base: CfgNode, base_name: str) -> None:
@@ -110,8 +110,7 @@ def write_comparison(path: Path, table: Sequence[Line], runs: Sequence[Run], bas
 
 def _write_results(sheet: Worksheet, table: Sequence[Line]) -> None:
     sheet.title = "results"
-    rows = [[line.run, line.data_set, line.status, line.notes, *line.values.values()] for line in table]
-    fill_sheet(sheet, [*LABELS, *value_names()], rows, labels=len(LABELS))
+    fill_sheet(sheet, [*LABELS, *value_names()], [_cells(line) for line in table], labels=len(LABELS))
     best = best_values(table)
     for cells, line in zip(sheet.iter_rows(min_row=2, min_col=len(LABELS) + 1), table):
         for cell, (name, value) in zip(cells, line.values.items()):

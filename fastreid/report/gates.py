@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
 from collections.abc import Sequence
 
@@ -14,23 +15,31 @@ from PIL import Image
 from fastreid.report.charts import Series, line_chart, number
 from fastreid.report.html import attributes, element, swatch, text
 from fastreid.report.runs import Run
+from fastreid.utils.errors import UserError
+from fastreid.utils.figures import SEQUENTIAL
+from fastreid.utils.gate_history import read_gates
 from fastreid.utils.plots import Records
 
+logger = logging.getLogger(__name__)
+
+# Layer names, iterations, and average gates (layers, iterations).
+GateMap = tuple[list[str], list[int], np.ndarray]
 PREFIX = "gate/"
-COLOURS = "cividis"  # its lightness grows evenly, and the colour-blind see it as it is
 EXPLANATION = (
     "Average gate of each layer, the input's first: 1 is batch normalization alone, 0 instance normalization alone."
 )
 MOST_COLUMNS = 200
+# Where the scale begins at the latest: gates that have hardly moved from 1 should look like it.
+LARGEST_LOW = 0.95
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 360, 300, 102, 6, 34
 BAR_WIDTH = 96
 
 
 def gate_charts(runs: Sequence[Run]) -> str:
-    """Return the gate charts of all runs that recorded gates, a sentence if none did."""
-    maps = {number: found for number, run in enumerate(runs) if (found := gate_map(run.records)) is not None}
+    """Return the gate charts of all runs that have gates, a sentence if none has."""
+    maps = {number: found for number, run in enumerate(runs) if (found := gates_of(run)) is not None}
     if not maps:
-        return '<p class="note">No run recorded gates: MODEL.NORM.TYPE_BACKBONE BIN_gate1 and BIN_gate2 have them.</p>'
+        return '<p class="note">No run has gates: MODEL.NORM.TYPE_BACKBONE BIN_gate1 and BIN_gate2 have them.</p>'
     lines = []
     for run, (layers, iterations, means) in maps.items():
         numbers = range(1, len(layers) + 1)
@@ -38,13 +47,25 @@ def gate_charts(runs: Sequence[Run]) -> str:
         lines.append(Series(run, f"{runs[run].name}, iteration {iterations[-1]}", numbers, means[:, -1]))
     charts = [line_chart("All runs, last record (dashed: first)", lines, "layer, input to output", (0.0, 1.0))]
     # One scale for all runs: without it a colour would mean another value in each.
-    low = min(float(np.nanmin(means)) for _, _, means in maps.values())
+    low = min(min(float(means[np.isfinite(means)].min(initial=1)) for _, _, means in maps.values()), LARGEST_LOW)
     charts += [_map_figure(run, runs[run].name, *found, low) for run, found in maps.items()]
     return f'<p class="note">{EXPLANATION}</p><div class="charts">{"".join(charts)}</div>'
 
 
-def gate_map(records: Records) -> tuple[list[str], list[int], np.ndarray] | None:
-    """Return layer names, iterations and average gates (layers, iterations) of a metrics.json; None without gates."""
+def gates_of(run: Run) -> GateMap | None:
+    """Return the gates that metrics.json records, else those of TensorBoard logs or checkpoints; None without any."""
+    if (recorded := gate_map(run.records)) is not None:
+        return recorded
+    try:
+        history = read_gates(run.folder)
+    except UserError as error:
+        logger.info(f"{run.name}: no gates to draw: {error}")
+        return None
+    return history.layers, history.iterations, history.mean.T
+
+
+def gate_map(records: Records) -> GateMap | None:
+    """Return the gates in the records of a metrics.json, None without any."""
     with_gates = [record for record in records if any(name.startswith(PREFIX) for name in record)]
     if not with_gates:
         return None
@@ -95,7 +116,7 @@ def _colour_bar(low: float) -> str:
 def _png(values: np.ndarray, low: float) -> str:
     """Return values between `low` and 1 as colours in the data URI of a PNG, one pixel each; NaN is transparent."""
     share = (values - low) / max(1 - low, 1e-9)
-    colours = matplotlib.colormaps[COLOURS](np.ma.masked_invalid(share), bytes=True)
+    colours = matplotlib.colormaps[SEQUENTIAL](np.ma.masked_invalid(share), bytes=True)
     buffer = io.BytesIO()
     Image.fromarray(colours).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

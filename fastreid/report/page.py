@@ -31,7 +31,7 @@ def render(runs: Sequence[Run], base: CfgNode, base_name: str, lists: QueryLists
         base, base_name: the config that runs are compared with, and what it is called. lists: None leaves them out.
     """
     names = [run.name for run in runs]
-    queries = NO_LISTS if lists is None else queries_section(lists.sets, lists.missing, names, lists.thumbnails)
+    queries = NO_LISTS if lists is None else queries_section(lists, names)
     sections = {
         "Runs": runs_section(runs),
         "Results": results_section(runs),

@@ -7,8 +7,10 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
+from torch import nn
 
 from fastreid.config import CfgNode
 from fastreid.data.build import load_test_set
@@ -62,48 +64,47 @@ class ListOptions:
             )
 
 
-Lists = dict[str, tuple[str, list[RankedQuery]]]
+@dataclass
+class RunLists:
+    """A run's ranked lists by data set, each with its split's name; of which checkpoint; and why any are missing."""
+
+    lists: dict[str, tuple[str, list[RankedQuery]]] = field(default_factory=dict)
+    checkpoint: str = ""
+    missing: list[str] = field(default_factory=list)
 
 
-def query_sets(runs: Sequence[Run], options: ListOptions) -> tuple[list[QuerySet], dict[int, list[str]]]:
-    """Return each data set's worst and best queries over the runs, and by run why lists of it are missing."""
-    found: dict[int, Lists] = {}
-    missing: dict[int, list[str]] = {}
-    for number, run in enumerate(runs):
-        found[number], missing[number] = run_lists(run, options)
-    names = list(dict.fromkeys(name for lists in found.values() for name in lists))
-    sets = [
-        _query_set(name, {run: lists[name] for run, lists in found.items() if name in lists}, options) for name in names
+def query_sets(runs: Sequence[RunLists], count: int) -> list[QuerySet]:
+    """Return the `count` worst and best queries of each run by data set, with what the other runs make of them."""
+    names = list(dict.fromkeys(name for run in runs for name in run.lists))
+    return [
+        _query_set(name, {n: run.lists[name] for n, run in enumerate(runs) if name in run.lists}, count)
+        for name in names
     ]
-    return sets, {run: reasons for run, reasons in missing.items() if reasons}
 
 
-def run_lists(run: Run, options: ListOptions) -> tuple[Lists, list[str]]:
-    """Return a run's ranked lists by data set, of its first split, and why any are missing.
-
-    Each image's feature is computed once for a data set.
-    """
-    lists: Lists = {}
+def run_lists(run: Run, options: ListOptions) -> RunLists:
+    """Return a run's ranked lists of the first split of each data set, each image's feature being computed once."""
+    found = RunLists()
     try:
-        cfg, model = load_run(run, options.overrides)
+        cfg, model, path = load_run(run, options.overrides)
     except UserError as error:
-        return lists, [str(error)]
-    problems = []
+        return RunLists(missing=[str(error)])
+    found.checkpoint = path.name
     for name in cfg.DATASETS.TESTS:
         try:
             test_set = load_test_set(name)
             features = extract_features(cfg, model, test_set.items, f"{run.name}, {name}")
             split = test_set.splits[0]
             distances = split_distances(cfg, features, split)
-            lists[name] = split.name, ranked_lists(distances, test_set.items, split, options.top_k)
+            found.lists[name] = split.name, ranked_lists(distances, test_set.items, split, options.top_k)
         except UserError as error:
             logger.warning(f"{run.name}: no ranked lists of {name}: {error}")
-            problems.append(f"{name}: {error}")
-    return lists, problems
+            found.missing.append(f"{name}: {error}")
+    return found
 
 
-def load_run(run: Run, overrides: list[str]):
-    """Return the config of a run with `KEY VALUE` overrides, and its last checkpoint's model.
+def load_run(run: Run, overrides: list[str]) -> tuple[CfgNode, nn.Module, Path]:
+    """Return the config of a run with `KEY VALUE` overrides, its last checkpoint's model, and the checkpoint.
 
     Raises:
         UserError: the run has no config.yaml or checkpoint, or they do not fit each other.
@@ -116,16 +117,15 @@ def load_run(run: Run, overrides: list[str]):
     path = last_checkpoint(run.folder)
     if path is None:
         raise UserError(f"no checkpoint in {run.folder}: its file name must stand in {run.folder / 'last_checkpoint'}")
-    return cfg, build_from_checkpoint(cfg, path)
+    return cfg, build_from_checkpoint(cfg, path), path
 
 
-def _query_set(name: str, lists: Lists, options: ListOptions) -> QuerySet:
-    """Return the worst and the best queries of every run, with what the other runs make of them."""
+def _query_set(name: str, lists: dict[int, tuple[str, list[RankedQuery]]], count: int) -> QuerySet:
     splits = {split for split, _ in lists.values()}
     chosen: dict[str, None] = {}
     for _, found in lists.values():
         by_ap = sorted((query for query in found if query.ap is not None), key=lambda query: query.ap)
-        shown = by_ap if len(by_ap) <= 2 * options.count else by_ap[: options.count] + by_ap[-options.count :]
+        shown = by_ap if len(by_ap) <= 2 * count else by_ap[:count] + by_ap[-count:]
         chosen |= dict.fromkeys(query.path for query in shown)
     cards: dict[str, QueryCard] = {}
     for run, (_, found) in lists.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastreid.evaluation.ranked_lists import RankedItem, RankedQuery
 from fastreid.report.html import attributes, swatch, text
-from fastreid.report.queries import QueryCard, QuerySet, Thumbnails
+from fastreid.report.queries import QueryCard, QuerySet, RunLists, Thumbnails
 
 # Images in a row of a list, where the window is wide enough.
 COLUMNS = 10
@@ -16,29 +16,29 @@ COLUMNS = 10
 
 @dataclass
 class QueryLists:
-    """The queries to show, by run why lists are missing, and where their pictures come from."""
+    """The queries to show, the runs' lists that they were chosen from, and where their pictures come from."""
 
     sets: Sequence[QuerySet]
-    missing: Mapping[int, Sequence[str]]
+    runs: Sequence[RunLists]
     thumbnails: Thumbnails
 
 
-def queries_section(
-    sets: Sequence[QuerySet], missing: Mapping[int, Sequence[str]], names: Sequence[str], thumbnails: Thumbnails
-) -> str:
-    """Return the cards of all data sets, after the reasons why lists are missing.
+def queries_section(lists: QueryLists, names: Sequence[str]) -> str:
+    """Return the cards of all data sets, after the checkpoints they are of and the reasons why lists are missing.
 
     Args:
-        missing: reasons by run. names: of the runs.
+        names: of the runs.
     """
-    parts = [
-        f'<p class="note problem" data-run="{run}">{swatch(run)} <b>{text(names[run])}</b>: '
-        f"no ranked lists. {text(reason)}</p>"
-        for run, reasons in missing.items()
-        for reason in reasons
-    ]
-    parts += [_set(found, names, thumbnails) for found in sets]
-    if sets:
+    parts = []
+    for number, run in enumerate(lists.runs):
+        label = f"{swatch(number)} <b>{text(names[number])}</b>"
+        if run.lists:
+            parts.append(f'<p class="note" data-run="{number}">{label}: ranked lists of {text(run.checkpoint)}</p>')
+        for reason in run.missing:
+            words = f"{label}: no ranked lists. {text(reason)}"
+            parts.append(f'<p class="note problem" data-run="{number}">{words}</p>')
+    parts += [_set(found, names, lists.thumbnails) for found in lists.sets]
+    if lists.sets:
         parts.append('<p class="note" id="no-match" hidden>No query is left by these filters.</p>')
     return "".join(parts)
 

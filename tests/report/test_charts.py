@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastreid.report.charts import HEIGHT, MOST_POINTS, WIDTH, Series, line_chart, number
-from fastreid.report.gates import gate_charts, gate_map
+from fastreid.report.gates import gate_charts, gate_map, gates_of
 from fastreid.report.runs import Run
 
 
@@ -80,6 +80,13 @@ def test_gates_by_layer_and_record(tmp_path):
     assert charts.count("<figure") == 2 and charts.count('data-run="1"') == 0
 
 
+def test_gates_that_metrics_json_lacks_are_those_of_the_checkpoints(made, tmp_path):
+    made.write_checkpoint(tmp_path)
+    layers, iterations, means = gates_of(Run(tmp_path, "one"))
+    assert layers[0] == "layer1.bn" and iterations == [300] and means.shape == (len(layers), 1)
+    assert "iteration 300" in gate_charts([Run(tmp_path, "one")])
+
+
 def test_runs_without_gates_say_so(tmp_path):
     assert gate_map([{"iteration": 0, "lr": 1.0}]) is None
-    assert "No run recorded gates" in gate_charts([Run(tmp_path, "one")])
+    assert "No run has gates" in gate_charts([Run(tmp_path, "one")])

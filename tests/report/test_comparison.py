@@ -6,9 +6,10 @@ import openpyxl
 import pytest
 
 from fastreid.config import get_cfg
-from fastreid.report.comparison import base_config, config_differences, lines, write_comparison, write_csv
+from fastreid.report.comparison import base_config, config_differences, csv_rows, lines, write_comparison
 from fastreid.report.runs import read_run
 from fastreid.utils.errors import UserError
+from fastreid.utils.files import write_csv
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_the_workbook_is_formatted_and_the_best_is_bold(runs, tmp_path):
 
 def test_the_text_file_has_all_lines(runs, tmp_path):
     table = [line for run in runs for line in lines(run)]
-    write_csv(tmp_path / "all.csv", table)
+    write_csv(tmp_path / "all.csv", csv_rows(table))
     with (tmp_path / "all.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["Run"] for row in rows] == ["a"] * 3 + ["b"] * 3 + ["c"]

@@ -94,6 +94,7 @@ def test_curves_are_overlaid_in_the_colour_of_the_run(outline):
 def test_ranked_lists_tell_right_from_wrong_by_more_than_colour(outline):
     words = [word for word in outline.words if word in "✓✗"]
     pictures = [attrs["alt"] for attrs in outline.all("img")]
+    assert "ranked lists of model_final.pth" in " ".join(outline.words)
     assert words.count("✓") == sum(", right: " in alt for alt in pictures) > 0
     assert words.count("✗") == sum(", wrong: " in alt for alt in pictures) > 0
     assert all(attrs["data-first"] in ("right", "wrong") for attrs in outline.all("section", **{"class": "list"}))
@@ -133,7 +134,7 @@ def test_no_usable_run_is_an_error(report_tool, tmp_path):
 
 
 def test_without_images_no_model_is_loaded(trained, report_tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(report_tool, "query_sets", None)
+    monkeypatch.setattr(report_tool, "run_lists", None)
     outline = made_page(report_tool, tmp_path, trained[0], "--no-images")
     assert "without ranked lists" in " ".join(outline.words) and not outline.all("img")
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.report import queries
-from fastreid.report.queries import THUMBNAIL, ListOptions, Thumbnails, query_sets, run_lists
+from fastreid.report.queries import THUMBNAIL, ListOptions, RunLists, Thumbnails, query_sets, run_lists
 from fastreid.report.runs import read_run
 from fastreid.utils.errors import UserError
 
@@ -22,21 +22,25 @@ def found(**average_precisions):
     return [RankedQuery(name, 1, 1, ap, 1 if ap else None, []) for name, ap in average_precisions.items()]
 
 
-def chosen(lists, count):
-    return [card.path for card in queries._query_set("x", lists, ListOptions(count, 3, [])).cards]
+def cards_of(count, *runs):
+    [shown] = query_sets([RunLists({"x": ("split_1", lists)}) for lists in runs], count)
+    return shown.cards
+
+
+def chosen(count, *runs):
+    return [card.path for card in cards_of(count, *runs)]
 
 
 def test_the_worst_and_the_best_are_shown_worst_first():
-    assert chosen({0: ("split_1", found(a=0.9, b=0.1, c=0.5, d=0.4))}, 1) == ["b", "a"]
+    assert chosen(1, found(a=0.9, b=0.1, c=0.5, d=0.4)) == ["b", "a"]
 
 
 def test_a_query_without_a_true_match_is_neither():
-    assert chosen({0: ("split_1", found(a=0.9, b=None, c=0.5))}, 5) == ["c", "a"]
+    assert chosen(5, found(a=0.9, b=None, c=0.5)) == ["c", "a"]
 
 
 def test_what_one_run_finds_hard_is_shown_with_the_lists_of_all():
-    lists = {0: ("split_1", found(a=0.1, b=0.5, c=0.6, d=0.9)), 1: ("split_1", found(a=0.5, b=0.2, c=0.9, d=0.6))}
-    cards = queries._query_set("x", lists, ListOptions(1, 3, [])).cards
+    cards = cards_of(1, found(a=0.1, b=0.5, c=0.6, d=0.9), found(a=0.5, b=0.2, c=0.9, d=0.6))
     assert [card.path for card in cards] == ["a", "b", "c", "d"]
     assert all(set(card.lists) == {0, 1} for card in cards)
 
@@ -50,15 +54,16 @@ def test_features_are_computed_once_for_each_data_set_and_run(trained, monkeypat
         lambda cfg, model, items, name: calls.append(name) or extract(cfg, model, items, name),
     )
     runs = [read_run(folder) for folder in trained]
-    sets, missing = query_sets(runs, ListOptions(2, 4, []))
+    lists = [run_lists(run, ListOptions(2, 4, [])) for run in runs]
+    sets = query_sets(lists, 2)
     assert calls == [f"{run.name}, {name}" for run in runs for name in ("folder:here", "folder:there")]
-    assert missing == {} and [len(found.cards) >= 4 for found in sets] == [True, True]
+    assert [run.missing for run in lists] == [[], []] and [len(found.cards) >= 4 for found in sets] == [True, True]
     assert all(len(query.items) == 4 for found in sets for card in found.cards for query in card.lists.values())
 
 
 def test_options_are_laid_over_the_config(trained):
-    lists, problems = run_lists(read_run(trained[0]), ListOptions(2, 4, ["DATASETS.TESTS", "('folder:there',)"]))
-    assert list(lists) == ["folder:there"] and problems == []
+    run = run_lists(read_run(trained[0]), ListOptions(2, 4, ["DATASETS.TESTS", "('folder:there',)"]))
+    assert list(run.lists) == ["folder:there"] and run.missing == [] and run.checkpoint == "model_final.pth"
 
 
 REASONS = {
@@ -72,14 +77,14 @@ REASONS = {
 def test_a_run_without_what_lists_need_says_what_is_missing(trained, tmp_path, name):
     folder = shutil.copytree(trained[0], tmp_path / "run")
     (folder / name).unlink()
-    lists, problems = run_lists(read_run(folder), ListOptions(2, 4, []))
-    assert lists == {} and len(problems) == 1 and REASONS[name] in problems[0]
+    run = run_lists(read_run(folder), ListOptions(2, 4, []))
+    assert run.lists == {} and len(run.missing) == 1 and REASONS[name] in run.missing[0]
 
 
 def test_a_data_set_that_is_missing_leaves_the_others(trained):
     options = ListOptions(2, 4, ["DATASETS.TESTS", "('folder:absent', 'folder:here')"])
-    lists, problems = run_lists(read_run(trained[0]), options)
-    assert list(lists) == ["folder:here"] and problems[0].startswith("folder:absent: ")
+    run = run_lists(read_run(trained[0]), options)
+    assert list(run.lists) == ["folder:here"] and run.missing[0].startswith("folder:absent: ")
 
 
 @pytest.mark.parametrize("numbers", [(0, 5), (5, 0)])
