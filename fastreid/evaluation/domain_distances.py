@@ -86,8 +86,10 @@ def draw_matrices(path: Path, found: DomainDistances, metric: str) -> None:
     """Draw mean distances and gaps as two heat maps, with a line between sources and targets."""
     use_style()
     count = len(found.labels)
-    side = min(max(0.55 * count, 3), 14)
-    figure, axes = plt.subplots(1, 2, figsize=(2 * side + 4.5, side + 1.8), sharey=True, layout="constrained")
+    # In inches; names are written beside the matrices and, slanted, below them.
+    side, letters = min(max(0.55 * count, 3), 14), max(map(len, found.labels))
+    size = (2 * side + 0.08 * letters + 2.5, side + 0.06 * letters + 0.8)
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     titles = f"mean {metric} distance of two images", f"gap ({metric} energy distance)"
     for axis, matrix, title in zip(axes, (found.mean, found.gap), titles):
         draw_matrix(figure, axis, matrix, found, title)

@@ -213,7 +213,7 @@ def draw_panel(axis, pairs: PairDistances, row: dict, edges: np.ndarray) -> None
     """Draw the histograms of one data set, its numbers in the title."""
     for distances, color in ((pairs.intra, PALETTE[0]), (pairs.inter, PALETTE[1])):
         axis.stairs(100 * shares(distances, edges), edges, fill=True, color=color, alpha=0.55)
-    note = "" if pairs.pairs == TWO_CAMERAS else f", {pairs.pairs}"
+    note = "" if pairs.pairs == TWO_CAMERAS else f"\none person from {pairs.pairs}"
     if row["EER"] is None:
         missing = "two people" if len(pairs.intra) else "one person" if len(pairs.inter) else "any kind"
         numbers = f"no pairs of {missing}"

@@ -86,8 +86,10 @@ def draw_domains(path: Path, samples: Sequence[Sample], places: Sequence[np.ndar
     for number, (sample, place) in enumerate(zip(samples, places, strict=True)):
         color, marker = PALETTE[number % len(PALETTE)], MARKERS[sample.role][used[sample.role] % 5]
         used[sample.role] += 1
-        edge = {"linewidths": 0} if sample.role == SOURCE else {"edgecolors": "black", "linewidths": 0.5}
-        axis.scatter(*place.T, s=size, marker=marker, color=color, label=sample.label, **edge)
+        look = {"s": size, "linewidths": 0}
+        if sample.role == TARGET:
+            look = {"s": 1.7 * size, "linewidths": 0.4, "edgecolors": "black"}
+        axis.scatter(*place.T, marker=marker, color=color, label=sample.label, **look)
     finish(figure, path)
 
 
@@ -98,13 +100,14 @@ def draw_identities(
     figure, axis = new_axes("t-SNE of the features, by identity")
     size = marker_size(places)
     others = [place[~of_identities(sample, chosen, n)] for n, (sample, place) in enumerate(zip(samples, places))]
-    axis.scatter(*np.concatenate(others).T, s=size / 2, color=GREY, linewidths=0, label="other people")
+    if any(map(len, others)):
+        axis.scatter(*np.concatenate(others).T, s=size / 2, color=GREY, linewidths=0, label="other people")
     for turn, (number, pid) in enumerate(chosen):
         sample = samples[number]
         color, marker = PALETTE[turn % len(PALETTE)], IDENTITY_MARKERS[turn % len(IDENTITY_MARKERS)]
         place = places[number][of_identities(sample, [(number, pid)], number)]
         label = f"{sample.name}: {pid} ({sample.role})"
-        axis.scatter(*place.T, s=3 * size, marker=marker, color=color, edgecolors="black", linewidths=0.5, label=label)
+        axis.scatter(*place.T, s=max(size, 45), marker=marker, color=color, edgecolors="black", linewidths=0.5, label=label)
     finish(figure, path)
 
 
@@ -115,7 +118,7 @@ def of_identities(sample: Sample, chosen: Sequence[tuple[int, int]], number: int
 
 def marker_size(places: Sequence[np.ndarray]) -> float:
     """Return a marker's area in square points: smaller the more images there are."""
-    return float(np.clip(30_000 / sum(map(len, places)), 8, 40))
+    return float(np.clip(40_000 / sum(map(len, places)), 9, 40))
 
 
 def new_axes(title: str):

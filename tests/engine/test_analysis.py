@@ -15,6 +15,8 @@ from torch import nn
 from fastreid.config import get_cfg
 from fastreid.engine import defaults
 from fastreid.engine.analysis import DIST, DOMAIN, MODES, TSNE, analyse, domain_samples, load_samples
+from fastreid.evaluation import domain_distances, identity_distances, tsne
+from fastreid.utils import figures
 from fastreid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,13 @@ def cfg(tmp_path, monkeypatch):
     return cfg
 
 
+@pytest.fixture
+def numbers_only(monkeypatch):
+    """Leave the pictures out, which take most of the time."""
+    for module in (domain_distances, identity_distances, tsne):
+        monkeypatch.setattr(module, "save_figure", lambda figure, *_: figures.plt.close(figure))
+
+
 def run(cfg, *modes, **options):
     for key, value in options.items():
         cfg.set_leaf(key.replace("__", "."), value, where="test")
@@ -84,14 +93,14 @@ def test_a_mode_writes_its_files_and_no_others(cfg, mode):
     assert {path.name for path in folder.iterdir()} == FILES[mode]
 
 
-def test_modes_share_one_extraction_and_say_time_and_memory(cfg, caplog):
+def test_modes_share_one_extraction_and_say_time_and_memory(numbers_only, cfg, caplog):
     caplog.set_level(logging.INFO, "fastreid")
     run(cfg)
     assert len(re.findall("features of .* images in", caplog.text)) == 3
     assert re.search(r"tsne, dist, domain: written to .*analysis in \d+\.\d s, \d+ MB of memory", caplog.text)
 
 
-def test_the_same_seed_gives_the_same_numbers(cfg):
+def test_the_same_seed_gives_the_same_numbers(numbers_only, cfg):
     options = {"ANALYSIS__IMAGES": 10, "ANALYSIS__IMAGES_PER_DOMAIN": 6, "ANALYSIS__PAIRS": 5}
     first = {path.name: path.read_bytes() for path in run(cfg, **options).glob("*.csv")}
     assert {path.name: path.read_bytes() for path in run(cfg).glob("*.csv")} == first
@@ -129,16 +138,22 @@ def test_images_per_identity_bounds_what_one_person_takes_first(cfg):
         (DOMAIN, "domain_distances.csv", "TEST.METRIC", "euclidean"),
         (TSNE, "tsne.csv", "ANALYSIS.TSNE.PCA_DIM", 3),
         (TSNE, "tsne.csv", "ANALYSIS.TSNE.PERPLEXITY", 4.0),
-        (TSNE, "tsne_identities.png", "ANALYSIS.TSNE.IDENTITIES", 2),
     ],
 )
-def test_options_change_the_results(cfg, mode, name, option, value):
+def test_options_change_the_numbers(numbers_only, cfg, mode, name, option, value):
     before = (run(cfg, mode) / name).read_bytes()
     cfg.merge_from_list([option, value])
     assert (run(cfg, mode) / name).read_bytes() != before
 
 
-def test_overall_rows_follow_those_of_the_data_sets(cfg):
+def test_as_many_identities_are_coloured_as_asked_for(cfg, monkeypatch):
+    labels = []
+    monkeypatch.setattr(tsne, "save_figure", lambda figure, *_: labels.append(figure.legends[0].get_texts()))
+    run(cfg, TSNE, ANALYSIS__TSNE__IDENTITIES=2)
+    assert [len(found) for found in labels] == [3, 1 + 2]
+
+
+def test_overall_rows_follow_those_of_the_data_sets(numbers_only, cfg):
     rows = rows_of(run(cfg, DIST) / "identity_distances.csv")
     names = ["folder:s1 (source)", "folder:s2 (source)", "folder:t (target)", "all sources", "all data sets"]
     assert [row["data set"] for row in rows] == names

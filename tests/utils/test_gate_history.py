@@ -1,7 +1,6 @@
 """Gates of a run, read from checkpoints and from TensorBoard logs, and drawn."""
 
 import csv
-import subprocess
 import sys
 from pathlib import Path
 
@@ -121,10 +120,13 @@ def test_columns_of_a_heat_map_meet_half_way():
     assert iteration_edges([7]).tolist() == [6.5, 7.5]
 
 
-def test_command_writes_pictures_and_numbers(checkpoints):
-    command = [sys.executable, str(ROOT / "tools" / "plot_gates.py"), str(checkpoints)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
-    assert "3 layers, 3 iterations, 10 to 50: average gate" in output
+def test_command_writes_pictures_and_numbers(checkpoints, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import plot_gates
+
+    monkeypatch.setattr(sys, "argv", ["plot_gates.py", str(checkpoints)])
+    plot_gates.main()
+    assert "3 layers, 3 iterations, 10 to 50: average gate" in capsys.readouterr().out
     folder = checkpoints / "analysis"
     names = {f"gates_{name}.{suffix}" for name in ("over_training", "by_layer", "before_after") for suffix in ("png", "pdf")}
     assert {path.name for path in folder.iterdir()} == names | {"gates.csv"}
