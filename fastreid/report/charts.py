@@ -72,7 +72,7 @@ def line_chart(
     label = f"{title}. " + "; ".join(
         f"{line.name}: {number(line.ys[0])} at first, {number(line.ys[-1])} at last" for line in lines
     )
-    drawing = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label}
+    drawing = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label, "data-unit": x_label}
     return element("figure", data, caption + element("svg", drawing, "".join(parts)))
 
 
@@ -118,11 +118,11 @@ def _line(line: Series, x_axis: Axis, y_axis: Axis) -> str:
     parts = [f'<path class="line{" dashed" if line.dashed else ""}" d="{path}"/>']
     # A single point is no line, so it is always marked.
     if line.marks or len(places) == 1:
-        for (x, y), at, value in zip(places, line.xs, line.ys):
-            hint = f"{line.name}: {number(value)} at {number(at)}"
-            parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="3"><title>{text(hint)}</title></circle>')
-    content = f"<title>{text(line.name)}</title>{''.join(parts)}"
-    return element("g", {"data-run": line.run, "class": "series"}, content)
+        parts += [f'<circle cx="{x:g}" cy="{y:g}" r="3"/>' for x, y in places]
+    # The script shows these at the pointer: four digits are what a reader takes in.
+    points = " ".join(f"{x:.0f},{y:.4g}" for x, y in zip(line.xs, line.ys))
+    about = {"class": "series", "data-run": line.run, "data-name": line.name, "data-points": points}
+    return element("g", about, "".join(parts))
 
 
 def number(value: float) -> str:

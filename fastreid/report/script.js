@@ -57,6 +57,45 @@
     if (noMatch) noMatch.hidden = shown > 0;
   }
 
+  // The values of a chart's lines at the pointer, in a box beside it.
+  const readout = document.createElement("div");
+  readout.id = "readout";
+  readout.hidden = true;
+  document.body.append(readout);
+
+  /** The point of a line that is drawn nearest to a place: [what stands on the x axis, the value], as text. */
+  function pointAt(series, place) {
+    series.places ??= [...series.querySelector("path").getAttribute("d").matchAll(/[ML]([\d.]+) /g)].map((found) => Number(found[1]));
+    series.points ??= series.dataset.points.split(" ").map((point) => point.split(","));
+    const distances = series.places.map((x) => Math.abs(x - place));
+    return series.points[distances.indexOf(Math.min(...distances))];
+  }
+
+  function line(words, run) {
+    const element = document.createElement("div");
+    element.textContent = words;
+    if (run !== undefined) element.dataset.run = run;
+    return element;
+  }
+
+  function showReadout(event, svg) {
+    const lines = [...svg.querySelectorAll(".series:not(.off)")];
+    if (!lines.length) return;
+    const box = svg.getBoundingClientRect();
+    const place = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
+    const head = line(`${svg.dataset.unit} ${pointAt(lines[0], place)[0]}`);
+    readout.replaceChildren(head, ...lines.map((series) => line(`${pointAt(series, place)[1]} ${series.dataset.name}`, series.dataset.run)));
+    readout.hidden = false;
+    const space = document.documentElement.clientWidth - readout.offsetWidth - 8;
+    readout.style.left = `${Math.max(8, Math.min(event.clientX + 14, space))}px`;
+    readout.style.top = `${event.clientY + 14}px`;
+  }
+
+  for (const svg of document.querySelectorAll("svg[data-unit]")) {
+    svg.addEventListener("pointermove", (event) => showReadout(event, svg));
+    svg.addEventListener("pointerleave", () => { readout.hidden = true; });
+  }
+
   document.querySelector("select[name=theme]").addEventListener("change", (event) => {
     document.documentElement.dataset.theme = event.target.value;
   });

@@ -85,6 +85,18 @@ def test_the_order_can_be_turned(opened):
     assert all(values == sorted(values, reverse=True) for values in shown())
 
 
+def test_a_chart_tells_the_values_at_the_pointer(opened):
+    lines = "[...document.getElementById('readout').children].map(e => e.textContent)"
+    opened.point_at(".chart[data-set=all_average] svg", 0.98)
+    words = opened.value(lines)
+    assert words[0] == "iteration 300" and "30 first Rank-1" in words and "50 <second> Rank-1" in words
+    opened.click("input[name=run][value='1']")
+    opened.point_at(".chart[data-set=all_average] svg", 0.4)
+    assert opened.value(lines) == ["iteration 100", "20 first Rank-1", "35 first mAP"]
+    opened.point_at("h1", 0.5)
+    assert opened.visible("#readout") == 0
+
+
 def test_the_keyboard_reaches_and_works_every_filter(opened):
     reached = []
     for _ in range(20):
