@@ -98,8 +98,9 @@ def run_lists(run: Run, options: ListOptions) -> RunLists:
             distances = split_distances(cfg, features, split)
             found.lists[name] = split.name, ranked_lists(distances, test_set.items, split, options.top_k)
         except UserError as error:
-            logger.warning(f"{run.name}: no ranked lists of {name}: {error}")
-            found.missing.append(f"{name}: {error}")
+            reason = str(error) if name in str(error) else f"{name}: {error}"
+            logger.warning(f"{run.name}: no ranked lists. {reason}")
+            found.missing.append(reason)
     return found
 
 

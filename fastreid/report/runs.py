@@ -90,11 +90,11 @@ def read_run(folder: Path, name: str = "") -> Run:
     """Read what a run left in its folder; a file that cannot be read becomes one of the run's problems."""
     run = Run(folder, name or folder.name)
     if not folder.is_dir():
-        run.problems.append(f"no folder {folder}")
+        run.problems.append("there is no such folder")
         return run
     present = {file for file in RUN_FILES if (folder / file).is_file()}
     if not present:
-        run.problems.append(f"{folder} is not a run's folder: it has none of {', '.join(RUN_FILES)}")
+        run.problems.append(f"not a run's folder: it has none of {', '.join(RUN_FILES)}")
         return run
     readers = {CONFIG: _read_config, METRICS: _read_metrics, LOG: _read_log, RESULTS: _read_results}
     for file, read in readers.items():

@@ -100,6 +100,11 @@
     document.documentElement.dataset.theme = event.target.value;
   });
   form.addEventListener("change", apply);
+  // Where the filters stay in sight, a link's target must not end up behind them.
+  new ResizeObserver(() => {
+    const covered = getComputedStyle(form).position === "sticky" ? form.offsetHeight : 0;
+    document.documentElement.style.scrollPaddingTop = `${covered}px`;
+  }).observe(form);
   form.addEventListener("submit", (event) => event.preventDefault());
   apply();
 })();

@@ -154,6 +154,18 @@ def test_dark_follows_the_system_and_can_be_chosen(browser, page):
     assert luminance(browser)[0] < 60
 
 
+@pytest.mark.parametrize("width", [375, 800, 1280])
+def test_a_link_to_a_section_shows_its_heading(browser, page, width):
+    browser.open(page, width, 700)
+    browser.value("document.documentElement.style.scrollBehavior = 'auto'")
+    browser.click("nav a[href='#results']")
+    heading, filters = browser.value(
+        "[document.getElementById('results-title').getBoundingClientRect().top,"
+        " document.getElementById('filters').getBoundingClientRect().bottom]"
+    )
+    assert max(0, filters) - 1 <= heading < 700  # a pixel for rounding
+
+
 def test_reduced_motion_is_respected(opened):
     opened.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
     assert opened.value("getComputedStyle(document.documentElement).scrollBehavior") == "auto"

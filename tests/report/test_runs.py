@@ -92,8 +92,8 @@ def test_a_run_of_nothing_but_a_broken_file_is_broken(tmp_path, content):
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path):
-    assert "is not a run's folder" in read_run(tmp_path).problems[0]
-    assert "no folder" in read_run(tmp_path / "absent").problems[0]
+    assert "not a run's folder" in read_run(tmp_path).problems[0]
+    assert "no such folder" in read_run(tmp_path / "absent").problems[0]
 
 
 def test_runs_are_found_at_any_depth(made, tmp_path):
