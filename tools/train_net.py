@@ -4,7 +4,7 @@
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --resume
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --eval-only --resume
-    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --tsne-only --dist-only --domain-only --resume
+    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --resume --tsne-only --dist-only
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 40
 
 Copy and edit this file for what the options do not offer: another loss, hook or data set is registered before `main`.

@@ -227,7 +227,7 @@ _C.TEST.RERANK.LAMBDA = 0.3  # share of the original distance
 _C.ANALYSIS = CN()  # --tsne-only, --dist-only, --domain-only; what is drawn at random comes from SEED
 _C.ANALYSIS.IMAGES = 2000  # of each data set at most, and as many whole identities as that allows
 _C.ANALYSIS.IMAGES_PER_IDENTITY = 10  # taken first, so that a few identities with many images do not fill the sample
-_C.ANALYSIS.IMAGES_PER_DOMAIN = 500  # out of those, for t-SNE and for distances between domains
+_C.ANALYSIS.IMAGES_PER_DOMAIN = 500  # out of those, for t-SNE and distances between domains: N x N of each two
 _C.ANALYSIS.PAIRS = 100_000  # of one identity, and of two, in each data set at most
 _C.ANALYSIS.BINS = 50  # of the histograms of distances
 

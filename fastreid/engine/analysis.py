@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from fastreid.data.build import load_test_set
-from fastreid.data.datasets import build_dataset, datasets_root
+from fastreid.data.datasets import Items, build_dataset, datasets_root
 from fastreid.engine.writers import peak_memory_mb
 from fastreid.evaluation.domain_distances import domain_distances, save_domain_distances
 from fastreid.evaluation.extraction import extract_features, process_rank
@@ -23,6 +23,8 @@ from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# Beyond them no figure could be read; a set whose cameras are scenes has thousands.
+MOST_DOMAINS = 32
 TSNE, DIST, DOMAIN = MODES = "tsne", "dist", "domain"
 
 
@@ -45,8 +47,8 @@ def analyse(cfg, model: nn.Module, modes: Sequence[str]) -> Path:
         begun = time.perf_counter()
         works[mode](cfg, samples, folder)
         logger.info(f"{mode}: {time.perf_counter() - begun:.1f} s")
-    memory = peak_memory_mb(next(model.parameters()).device)
-    logger.info(f"{', '.join(modes)}: written to {folder} in {time.perf_counter() - start:.1f} s, {memory:.0f} MB of memory")
+    seconds, memory = time.perf_counter() - start, peak_memory_mb(next(model.parameters()).device)
+    logger.info(f"{', '.join(modes)}: written to {folder} in {seconds:.1f} s, {memory:.0f} MB of memory")
     return folder
 
 
@@ -54,19 +56,34 @@ def check_options(cfg) -> None:
     """Raise UserError for options out of range, before any feature is computed."""
     if not (cfg.DATASETS.NAMES or cfg.DATASETS.TESTS):
         raise UserError("DATASETS.NAMES and DATASETS.TESTS name no data set to look at")
-    for key, least in {"IMAGES": 2, "IMAGES_PER_IDENTITY": 1, "IMAGES_PER_DOMAIN": 2, "PAIRS": 1, "BINS": 1}.items():
-        if cfg.ANALYSIS[key] < least:
-            raise UserError(f"ANALYSIS.{key} must be at least {least}, found {cfg.ANALYSIS[key]}")
+    options, tsne = cfg.ANALYSIS, cfg.ANALYSIS.TSNE
+    checks = [(key, options[key], 1) for key in ("IMAGES_PER_IDENTITY", "PAIRS", "BINS")]
+    checks += [(key, options[key], 2) for key in ("IMAGES", "IMAGES_PER_DOMAIN")]
+    checks += [("TSNE.PCA_DIM", tsne.PCA_DIM, 2), ("TSNE.PERPLEXITY", tsne.PERPLEXITY, 1)]
+    for key, found, least in [*checks, ("TSNE.IDENTITIES", tsne.IDENTITIES, 0)]:
+        if found < least:
+            raise UserError(f"ANALYSIS.{key} must be at least {least}, found {found}")
 
 
 def load_samples(cfg, model: nn.Module) -> list[Sample]:
-    """Return a sample of each of DATASETS.NAMES (its training images) and DATASETS.TESTS, with features."""
+    """Return a sample of each of DATASETS.NAMES (its training images) and DATASETS.TESTS, with features.
+
+    Of several processes the first one has the features.
+    """
     names = [(name, SOURCE) for name in cfg.DATASETS.NAMES] + [(name, TARGET) for name in cfg.DATASETS.TESTS]
-    return [load_sample(cfg, model, name, role) for name, role in dict.fromkeys(names)]
+    # All are looked for before the first feature is computed: a wrong name at the end shows at once.
+    chosen = [(name, role, *choose_images(cfg, name, role)) for name, role in dict.fromkeys(names)]
+    samples = []
+    for name, role, items, known in chosen:
+        features = extract_features(cfg, model, items, name)
+        if features is not None:
+            check_finite(features, items)
+        samples.append(Sample(name, role, items, known, features))
+    return samples
 
 
-def load_sample(cfg, model: nn.Module, name: str, role: str) -> Sample:
-    """Return a sample of a data set's images with their features; in processes but the first, without them."""
+def choose_images(cfg, name: str, role: str) -> tuple[Items, np.ndarray]:
+    """Return at most ANALYSIS.IMAGES images of a data set, and which of them show people that a query asks for."""
     if role == SOURCE:
         items = build_dataset(name, datasets_root()).train()
         known = np.ones(len(items), dtype=bool)
@@ -82,17 +99,23 @@ def load_sample(cfg, model: nn.Module, name: str, role: str) -> Sample:
     index = sample_images(items.pids, known, options.IMAGES, options.IMAGES_PER_IDENTITY, rng)
     if len(index) < len(items):
         logger.info(f"{name} ({role}): {len(index):,} of {len(items):,} images are looked at (ANALYSIS.IMAGES)")
-    chosen = items[index]
-    features = extract_features(cfg, model, chosen, name)
-    if features is not None:
-        check_finite(features, chosen)
-    return Sample(name, role, chosen, known[index], features)
+    return items[index], known[index]
 
 
 def domain_samples(cfg, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the domains, each with at most ANALYSIS.IMAGES_PER_DOMAIN images."""
+    """Return the domains, each with at most ANALYSIS.IMAGES_PER_DOMAIN images.
+
+    Raises:
+        UserError: there are more than MOST_DOMAINS.
+    """
     options, found = cfg.ANALYSIS, []
-    for sample in domains(samples, cfg.DATALOADER.CAMERA_TO_DOMAIN):
+    every = domains(samples, cfg.DATALOADER.CAMERA_TO_DOMAIN)
+    if len(every) > MOST_DOMAINS:
+        raise UserError(
+            f"{len(every)} domains are too many to draw, at most {MOST_DOMAINS}: name fewer data sets in "
+            "DATASETS.NAMES and TESTS, or set DATALOADER.CAMERA_TO_DOMAIN False"
+        )
+    for sample in every:
         rng = np.random.default_rng(cfg.SEED)
         limits = options.IMAGES_PER_DOMAIN, options.IMAGES_PER_IDENTITY
         found.append(sample.subset(sample_images(sample.items.pids, sample.known, *limits, rng)))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import resource
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from fastreid.solver.build import gate_parameters
+from fastreid.utils.memory import peak_memory
 
 logger = logging.getLogger(__name__)
 
@@ -107,5 +106,4 @@ def peak_memory_mb(device: torch.device) -> float:
     """Return the most memory used so far, in MB: of the CUDA device, or of this process when training on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return peak_memory() / 2**20

@@ -1,9 +1,9 @@
 """How far domains lie from each other: mean distances between their images, the gap, and histograms.
 
-The gap is the energy distance (Székely and Rizzo 2013), 2 E d(x, y) - E d(x, x') - E d(y, y'): a domain's own spread is
-taken off, so that it is about 0 for two halves of one domain. With cosine distances it is the squared distance of the
-two mean (normalized) features, which is an MMD with a linear kernel. Expectations within a domain are over different
-images.
+The gap is the energy distance (Székely and Rizzo 2013), 2 E d(x, y) - E d(x, x') - E d(y, y'): a domain's own spread
+is taken off, so that it is about 0 for two halves of one domain. With cosine distances it is the squared distance of
+the two mean (normalized) features, which is an MMD with a linear kernel. Expectations within a domain are over
+different images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from fastreid.evaluation.distance import compute_distance
 from fastreid.evaluation.identity_distances import bin_edges, shares
 from fastreid.evaluation.samples import SOURCE, Sample
-from fastreid.utils.figures import GREY, PALETTE, SEQUENTIAL, plt, save_figure, use_style
+from fastreid.utils.figures import GREY, PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, use_style
 from fastreid.utils.files import write_csv
 
 MOST_NUMBERS = 20  # domains beyond which a matrix is drawn without its numbers
@@ -130,15 +130,8 @@ def groups(found: DomainDistances, domain: int) -> dict[str, list[tuple[int, int
 def draw_histograms(path: Path, found: DomainDistances, edges: np.ndarray, metric: str) -> None:
     """Draw one panel for each domain; of several other domains each has the same weight."""
     use_style()
-    count = len(found.labels)
-    columns = min(COLUMNS, count)
-    lines = -(-count // columns)
-    size = (max(3.4 * columns, 7), 2.4 * lines + 0.9)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", sharex=True, sharey=True)
-    for domain, axis in enumerate(axes.flat):
-        if domain >= count:
-            axis.set_axis_off()
-            continue
+    figure, axes = panel_grid(len(found.labels), COLUMNS, 3.4, 2.4, sharey=True)
+    for domain, axis in zip(range(len(found.labels)), axes.flat):
         for name, keys in groups(found, domain).items():
             share = 100 * np.mean([shares(found.values[key], edges) for key in keys], axis=0) if keys else None
             if name == WITHIN:

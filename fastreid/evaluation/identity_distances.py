@@ -1,8 +1,8 @@
 """Distances between images of one person and of two: histograms, their overlap, and the equal error rate.
 
 Pairs are those that the protocol compares: two images of a person count if they are from two cameras, and at least one
-image of a pair shows a person that some query asks for. Two people may have been seen by one camera. A data set in which
-no person is seen by two cameras gives the pairs of one camera instead, which the results say.
+image of a pair shows a person that some query asks for. Two people may have been seen by one camera. A data set in
+which no person is seen by two cameras gives the pairs of one camera instead, which the results say.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from fastreid.evaluation.distance import pair_distance
 from fastreid.evaluation.samples import Sample
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import PALETTE, plt, save_figure, use_style
+from fastreid.utils.figures import PALETTE, panel_grid, plt, save_figure, use_style
 from fastreid.utils.files import write_csv
 
 logger = logging.getLogger(__name__)
@@ -106,13 +106,16 @@ def distances_of_pairs(sample: Sample, pairs: tuple[np.ndarray, np.ndarray], met
 def pooled(name: str, parts: Sequence[PairDistances]) -> PairDistances:
     """Return the pairs of several data sets together, each pair within one of them."""
     kinds = " or ".join(dict.fromkeys(part.pairs for part in parts))
-    return PairDistances(name, kinds, *(np.concatenate([getattr(p, kind) for p in parts]) for kind in ("intra", "inter")))
+    return PairDistances(
+        name, kinds, np.concatenate([part.intra for part in parts]), np.concatenate([part.inter for part in parts])
+    )
 
 
 def error_rates(intra: np.ndarray, inter: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return thresholds (T,), and the false acceptance and false rejection rate of "one person if distance <= threshold".
+    """Return thresholds (T,), and at each the false acceptance and the false rejection rate.
 
-    Thresholds are all distances there are, in rising order, after one below them all.
+    Two images are taken for one person if their distance is at most the threshold. Thresholds are all distances there
+    are, in rising order, after one below them all.
     """
     values = np.unique(np.concatenate([intra, inter]))
     thresholds = np.concatenate([[-np.inf], values])
@@ -132,11 +135,14 @@ def equal_error_rate(intra: np.ndarray, inter: np.ndarray) -> tuple[float, float
     return float(accepted[after - 1] + share * (accepted[after] - accepted[after - 1])), float(thresholds[after])
 
 
-def threshold_at(intra: np.ndarray, inter: np.ndarray, false_acceptances: float) -> tuple[float, float]:
-    """Return the share of true pairs accepted (0..1), and the largest threshold with at most that many false ones."""
+def threshold_at(intra: np.ndarray, inter: np.ndarray, false_acceptances: float) -> tuple[float, float | None]:
+    """Return the share of true pairs accepted (0..1), and the largest threshold with at most that many false ones.
+
+    The threshold is None where even the smallest distance accepts more.
+    """
     thresholds, accepted, rejected = error_rates(intra, inter)
     last = int(np.flatnonzero(accepted <= false_acceptances)[-1])
-    return float(1 - rejected[last]), float(thresholds[last])
+    return float(1 - rejected[last]), float(thresholds[last]) if last else None
 
 
 def bin_edges(parts: Sequence[np.ndarray], bins: int) -> np.ndarray:
@@ -181,7 +187,8 @@ def save_identity_distances(folder: Path, found: Sequence[PairDistances], metric
     for pairs in found:
         both = shares(pairs.intra, edges).tolist(), shares(pairs.inter, edges).tolist()
         for low, high, intra, inter in zip(edges[:-1].tolist(), edges[1:].tolist(), *both):
-            histograms.append({"data set": pairs.name, "from": low, "to": high, "intra share": intra, "inter share": inter})
+            row = {"data set": pairs.name, "from": low, "to": high, "intra share": intra, "inter share": inter}
+            histograms.append(row)
     write_csv(folder / "identity_histograms.csv", histograms)
     draw(folder / "identity_distances", found, rows, edges, metric)
     return rows
@@ -190,22 +197,17 @@ def save_identity_distances(folder: Path, found: Sequence[PairDistances], metric
 def draw(path: Path, found: Sequence[PairDistances], rows: list[dict], edges: np.ndarray, metric: str) -> None:
     """Draw one panel for each data set: both histograms and both thresholds."""
     use_style()
-    columns = min(COLUMNS, len(found))
-    lines = -(-len(found) // columns)
-    size = (max(3.4 * columns, 7), 2.6 * lines + 0.9)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", sharex=True)
-    panels = axes.flat
-    for axis, pairs, row in zip(panels, found, rows):
+    figure, axes = panel_grid(len(found), COLUMNS, 3.4, 2.6)
+    for axis, pairs, row in zip(axes.flat, found, rows):
         draw_panel(axis, pairs, row, edges)
-    for axis in list(panels)[len(found) :]:
-        axis.set_axis_off()
     for axis in axes[:, 0]:
         axis.set_ylabel("share of pairs (%)")
     figure.supxlabel(f"{metric} distance", fontsize=10)
     handles = [plt.Rectangle((0, 0), 1, 1, color=color, alpha=0.55) for color in PALETTE[:2]]
     handles += [plt.Line2D([], [], color="black", linestyle=style) for style in ("-", ":")]
-    labels = ["one person", "two people", "threshold at equal error rate", f"threshold at {100 * FALSE_ACCEPTANCES:g} % false acceptances"]
-    figure.legend(handles, labels, loc="outside upper center", ncol=4 if columns > 2 else 2)
+    second = f"threshold at {100 * FALSE_ACCEPTANCES:g} % false acceptances"
+    labels = ["one person", "two people", "threshold at equal error rate", second]
+    figure.legend(handles, labels, loc="outside upper center", ncol=4 if len(found) > 2 else 2)
     save_figure(figure, path, (".png", ".pdf"))
 
 
@@ -220,7 +222,7 @@ def draw_panel(axis, pairs: PairDistances, row: dict, edges: np.ndarray) -> None
     else:
         numbers = f"EER {100 * row['EER']:.1f} %, overlap {100 * row['overlap']:.0f} %"
         axis.axvline(row["EER threshold"], color="black", linewidth=1)
-        if np.isfinite(row[AT_FAR]):
+        if row[AT_FAR] is not None:
             axis.axvline(row[AT_FAR], color="black", linewidth=1, linestyle=":")
     axis.set_title(f"{pairs.name}\n{numbers}{note}", fontsize=9.5)
     axis.tick_params(labelbottom=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,8 +39,8 @@ class Sample:
 
     def subset(self, index: np.ndarray, name: str = "") -> Sample:
         """Return the sample of the images `index`, by another name if one is given."""
-        parts = {"items": self.items[index], "known": self.known[index], "features": self.features[torch.from_numpy(index)]}
-        return replace(self, name=name or self.name, **parts)
+        features = self.features[torch.from_numpy(index)]
+        return Sample(name or self.name, self.role, self.items[index], self.known[index], features)
 
     def unit_features(self, metric: str) -> Tensor:
         """Return features whose Euclidean distances are in the order of the metric's: of length 1 for cosine."""

@@ -22,21 +22,24 @@ MARKERS = {SOURCE: "osDph", TARGET: "^v<>P"}
 IDENTITY_MARKERS = "os^DvPX*"
 # An identity with fewer images says nothing of whether they lie together.
 IMAGES_TO_COLOUR = 3
+LEGEND_LINES = 24
 
 
 def embed(features: np.ndarray, pca_dim: int, perplexity: float, seed: int) -> np.ndarray:
     """Return positions (N, 2) of features (N, D): principal components, then t-SNE, the same for the same seed.
 
+    Where all features are the same, so are the positions.
+
     Raises:
-        UserError: there are too few images, or an option is out of range.
+        UserError: there are too few images.
     """
     count = len(features)
     if count < FEWEST_IMAGES:
         raise UserError(f"t-SNE needs at least {FEWEST_IMAGES} images, found {count}: name more data sets")
-    if pca_dim < 2 or not perplexity > 0:
-        raise UserError(
-            f"ANALYSIS.TSNE.PCA_DIM must be at least 2 and PERPLEXITY above 0, found {pca_dim} and {perplexity}"
-        )
+    if (features == features[0]).all():
+        # The first positions are scaled by the features' spread, and scikit-learn crashes where there is none.
+        logger.warning(f"t-SNE: the features of all {count} images are the same, the model may have collapsed")
+        return np.zeros((count, 2), dtype=np.float32)
     highest = (count - 1) / 3
     if perplexity > highest:
         logger.warning(f"t-SNE: perplexity lowered from {perplexity:g} to {highest:.1f}, as there are {count} images")
@@ -68,10 +71,10 @@ def save_tsne(folder: Path, samples: Sequence[Sample], options, metric: str, see
     places = np.split(positions, np.cumsum([len(sample) for sample in samples])[:-1])
     rows = []
     for sample, place in zip(samples, places, strict=True):
-        for (image, pid, camid), (x, y) in zip((sample.items[i] for i in range(len(sample))), place.tolist()):
-            rows.append(
-                {"domain": sample.name, "role": sample.role, "image": image, "identity": pid, "camera": camid, "x": x, "y": y}
-            )
+        for number, (x, y) in enumerate(place.tolist()):
+            image, pid, camid = sample.items[number]
+            row = {"domain": sample.name, "role": sample.role, "image": image, "identity": pid, "camera": camid}
+            rows.append(row | {"x": x, "y": y})
     write_csv(folder / "tsne.csv", rows)
     draw_domains(folder / "tsne_domains", samples, places)
     chosen = choose_identities(samples, options.IDENTITIES, np.random.default_rng(seed))
@@ -106,8 +109,8 @@ def draw_identities(
         sample = samples[number]
         color, marker = PALETTE[turn % len(PALETTE)], IDENTITY_MARKERS[turn % len(IDENTITY_MARKERS)]
         place = places[number][of_identities(sample, [(number, pid)], number)]
-        label = f"{sample.name}: {pid} ({sample.role})"
-        axis.scatter(*place.T, s=max(size, 45), marker=marker, color=color, edgecolors="black", linewidths=0.5, label=label)
+        look = {"s": max(size, 45), "edgecolors": "black", "linewidths": 0.5}
+        axis.scatter(*place.T, marker=marker, color=color, label=f"{sample.name}: {pid} ({sample.role})", **look)
     finish(figure, path)
 
 
@@ -131,5 +134,7 @@ def new_axes(title: str):
 
 def finish(figure, path: Path) -> None:
     """Put the legend beside the axes, where it hides no image, and save."""
-    figure.legend(loc="outside right upper", markerscale=1.4)
+    columns = -(-len(figure.axes[0].collections) // LEGEND_LINES)
+    figure.set_figwidth(figure.get_figwidth() + 3 * (columns - 1))
+    figure.legend(loc="outside right upper", markerscale=1.4, ncol=columns)
     save_figure(figure, path, (".png", ".pdf"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastreid.utils.figures import PALETTE, SEQUENTIAL, plt, save_figure, use_style
+from fastreid.utils.figures import PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, use_style
 from fastreid.utils.files import write_csv
 from fastreid.utils.gate_history import EDGES, GateHistory
 
@@ -52,7 +52,8 @@ def iteration_edges(iterations: list[int]) -> np.ndarray:
     if len(iterations) == 1:
         return np.array([iterations[0] - 0.5, iterations[0] + 0.5])
     middle = (np.array(iterations[1:]) + np.array(iterations[:-1])) / 2
-    return np.concatenate([[1.5 * iterations[0] - 0.5 * iterations[1]], middle, [1.5 * iterations[-1] - 0.5 * iterations[-2]]])
+    first, last = 1.5 * iterations[0] - 0.5 * iterations[1], 1.5 * iterations[-1] - 0.5 * iterations[-2]
+    return np.concatenate([[first], middle, [last]])
 
 
 def name_layers(axis, layers: list[str]) -> None:
@@ -65,29 +66,32 @@ def name_layers(axis, layers: list[str]) -> None:
 def draw_by_layer(path: Path, history: GateHistory) -> None:
     """Draw a panel for each layer: its histogram over training as a heat map, its average as a line."""
     use_style()
-    columns = min(COLUMNS, len(history.layers))
-    lines = -(-len(history.layers) // columns)
-    size = (max(2.2 * columns, 5), 1.5 * lines + 1.2)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", sharex=True, sharey=True)
+    figure, axes = panel_grid(len(history.layers), COLUMNS, 2.2, 1.5, sharey=True)
     edges = iteration_edges(history.iterations)
-    for layer, axis in enumerate(axes.flat):
-        if layer >= len(history.layers):
-            axis.set_axis_off()
-            continue
-        # The root shows bins with a few channels beside one that holds nearly all.
-        image = axis.pcolormesh(edges, EDGES, np.sqrt(history.shares[:, layer].T), cmap="Greys", vmin=0, vmax=1, rasterized=True)
+    for layer, axis in zip(range(len(history.layers)), axes.flat):
+        image = draw_shares(axis, edges, EDGES, history.shares[:, layer].T)
         axis.plot(history.iterations, history.mean[:, layer], color=PALETTE[3], linewidth=1.2)
         axis.set_title(history.layers[layer], fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.grid(False)
-    bar = figure.colorbar(image, ax=axes, aspect=60, pad=0.01)
-    ticks = (0, 0.05, 0.25, 0.5, 1)
-    bar.set_ticks(np.sqrt(ticks), labels=[f"{100 * tick:g} %" for tick in ticks])
-    bar.set_label("share of the layer's channels")
+    add_bar(figure, image, axes, aspect=60, pad=0.01)
     figure.legend(handles=[plt.Line2D([], [], color=PALETTE[3], label="average")], loc="outside upper right")
     figure.supxlabel("iteration", fontsize=10)
     figure.supylabel(GATE, fontsize=10)
     save_figure(figure, path, (".png", ".pdf"))
+
+
+def draw_shares(axis, x: np.ndarray, y: np.ndarray, shares: np.ndarray):
+    """Draw shares of channels as a heat map: by the root, to show bins of a few beside one that holds nearly all."""
+    axis.grid(False)
+    return axis.pcolormesh(x, y, np.sqrt(shares), cmap="Greys", vmin=0, vmax=1, rasterized=True)
+
+
+def add_bar(figure, image, axes, **options) -> None:
+    """Add the colour bar of `draw_shares`."""
+    bar = figure.colorbar(image, ax=axes, **options)
+    ticks = (0, 0.05, 0.25, 0.5, 1)
+    bar.set_ticks(np.sqrt(ticks), labels=[f"{100 * tick:g} %" for tick in ticks])
+    bar.set_label("share of the layer's channels")
 
 
 def draw_before_after(path: Path, history: GateHistory) -> None:
@@ -97,17 +101,14 @@ def draw_before_after(path: Path, history: GateHistory) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, height + 1.7), layout="constrained", sharey=True)
     rows = np.arange(len(history.layers) + 1)
     for axis, t in zip(axes, (0, -1)):
-        image = axis.pcolormesh(EDGES, rows, np.sqrt(history.shares[t]), cmap="Greys", vmin=0, vmax=1)
-        for moment, color, style, name in ((0, PALETTE[5], "--", "average before"), (-1, PALETTE[3], "-", "average after")):
-            axis.plot(history.mean[moment], rows[:-1] + 0.5, style, color=color, linewidth=1.5, label=name)
+        image = draw_shares(axis, EDGES, rows, history.shares[t])
+        for moment, color, style, name in ((0, PALETTE[5], "--", "before"), (-1, PALETTE[3], "-", "after")):
+            middle = rows[:-1] + 0.5
+            axis.plot(history.mean[moment], middle, style, color=color, linewidth=1.5, label=f"average {name}")
         axis.set(title=f"iteration {history.iterations[t]}")
-        axis.grid(False)
     axes[0].invert_yaxis()
     name_layers(axes[0], history.layers)
-    bar = figure.colorbar(image, ax=axes, aspect=40)
-    ticks = (0, 0.05, 0.25, 0.5, 1)
-    bar.set_ticks(np.sqrt(ticks), labels=[f"{100 * tick:g} %" for tick in ticks])
-    bar.set_label("share of the layer's channels")
+    add_bar(figure, image, axes, aspect=40)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=2)
     figure.supxlabel(GATE, fontsize=10)
     save_figure(figure, path, (".png", ".pdf"))

@@ -2,7 +2,9 @@
 
 import csv
 import logging
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 from fastreid.config import get_cfg
-from fastreid.engine import defaults
 from fastreid.engine.analysis import DIST, DOMAIN, MODES, TSNE, analyse, domain_samples, load_samples
 from fastreid.evaluation import domain_distances, identity_distances, tsne
 from fastreid.utils import figures
@@ -63,8 +64,8 @@ def cfg(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", str(root))
     cfg = get_cfg()
     cfg.merge_from_list(
-        ["DATASETS.NAMES", ("folder:s1", "folder:s2"), "DATASETS.TESTS", ("folder:t",), "OUTPUT_DIR", str(tmp_path / "out")]
-        + ["INPUT.SIZE_TEST", [8, 4], "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
+        ["DATASETS.NAMES", ("folder:s1", "folder:s2"), "DATASETS.TESTS", ("folder:t",), "INPUT.SIZE_TEST", [8, 4]]
+        + ["OUTPUT_DIR", str(tmp_path / "out"), "DATALOADER.NUM_WORKERS", 0, "MODEL.DEVICE", "cpu"]
     )
     return cfg
 
@@ -178,10 +179,23 @@ def test_options_out_of_range_are_user_errors(cfg, option):
         run(cfg, **{f"ANALYSIS__{option}": 0})
 
 
+@pytest.mark.parametrize("option, value", [("PCA_DIM", 1), ("PERPLEXITY", 0.0), ("IDENTITIES", -1)])
+def test_options_of_tsne_out_of_range_are_user_errors(cfg, option, value):
+    with pytest.raises(UserError, match=f"ANALYSIS.TSNE.{option} must be at least"):
+        run(cfg, **{f"ANALYSIS__TSNE__{option}": value})
+
+
 def test_a_data_set_without_images_is_a_user_error(cfg, tmp_path):
     (tmp_path / "datasets" / "empty" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match="folder:empty.*no images"):
         run(cfg, DATASETS__NAMES=("folder:empty",))
+
+
+def test_more_domains_than_can_be_drawn_are_a_user_error(cfg, tmp_path):
+    write_images(tmp_path / "datasets" / "scenes" / "train", 1, 40, images=1)
+    options = {"DATASETS__NAMES": ("folder:scenes",), "DATALOADER__CAMERA_TO_DOMAIN": True}
+    with pytest.raises(UserError, match="41 domains are too many to draw, at most 32"):
+        run(cfg, DOMAIN, **options)
 
 
 def test_no_data_set_is_a_user_error(cfg):
@@ -189,36 +203,32 @@ def test_no_data_set_is_a_user_error(cfg):
         run(cfg, DATASETS__NAMES=(), DATASETS__TESTS=())
 
 
-class TestCommand:
-    @pytest.fixture
-    def main(self, monkeypatch, tmp_path):
-        """tools/train_net.py's `main`, with a config in a folder of its own."""
-        monkeypatch.syspath_prepend(str(ROOT / "tools"))
-        monkeypatch.delitem(sys.modules, "train_net", raising=False)
-        import train_net
+def command(cfg, folder, *flags):
+    """Run tools/train_net.py on the data sets of a config, with a small network."""
+    backbone = "{NAME: build_mobilenet_v2_backbone, DEPTH: 2, PRETRAIN: False}"
+    (folder / "tiny.yml").write_text(f"MODEL: {{DEVICE: cpu, BACKBONE: {backbone}, HEADS: {{IN_FEAT: 1280}}}}\n")
+    words = ["DATASETS.NAMES", str(cfg.DATASETS.NAMES), "DATASETS.TESTS", str(cfg.DATASETS.TESTS)]
+    words += ["OUTPUT_DIR", cfg.OUTPUT_DIR, "INPUT.SIZE_TEST", "[32, 16]", "DATALOADER.NUM_WORKERS", "0"]
+    start = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(folder / "tiny.yml")]
+    return subprocess.run(
+        [*start, *flags, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
-        config = tmp_path / "tiny.yml"
-        config.write_text("MODEL: {DEVICE: cpu, BACKBONE: {NAME: build_mobilenet_v2_backbone, DEPTH: 2, PRETRAIN: False}, "
-                          "HEADS: {IN_FEAT: 1280}}\n")
 
-        def call(cfg, *flags):
-            words = ["DATASETS.NAMES", str(cfg.DATASETS.NAMES), "DATASETS.TESTS", str(cfg.DATASETS.TESTS)]
-            words += ["OUTPUT_DIR", cfg.OUTPUT_DIR, "INPUT.SIZE_TEST", "[32, 16]", "DATALOADER.NUM_WORKERS", "0"]
-            monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", str(config), *flags, *words])
-            train_net.main()
-            return Path(cfg.OUTPUT_DIR)
+def test_flags_of_the_command_combine_and_nothing_is_trained(cfg, tmp_path):
+    done = command(cfg, tmp_path, "--dist-only", "--domain-only")
+    assert done.returncode == 0, done.stderr
+    folder = Path(cfg.OUTPUT_DIR)
+    assert {path.name for path in (folder / "analysis").iterdir()} == FILES[DIST] | FILES[DOMAIN]
+    # A config would be written over that of the training run.
+    assert {path.name for path in folder.iterdir()} == {"analysis", "log.txt"}
 
-        return call
 
-    @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-    def test_flags_combine_and_nothing_is_trained(self, main, cfg, monkeypatch):
-        monkeypatch.delattr(defaults.DefaultTrainer, "run")
-        folder = main(cfg, "--dist-only", "--domain-only")
-        assert {path.name for path in (folder / "analysis").iterdir()} == FILES[DIST] | FILES[DOMAIN]
-        assert not (folder / "config.yaml").exists()  # that is the training run's
-
-    def test_no_checkpoint_is_a_user_error(self, main, cfg):
-        with pytest.raises(UserError, match="--resume: no checkpoint in .*out: train first"):
-            main(cfg, "--tsne-only", "--resume")
-        with pytest.raises(UserError, match="--num-pth 7: no checkpoint"):
-            main(cfg, "--tsne-only", "--num-pth", "7")
+def test_the_command_without_a_checkpoint_is_one_line_and_status_2(cfg, tmp_path):
+    done = command(cfg, tmp_path, "--tsne-only", "--resume")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: --resume: no checkpoint in {cfg.OUTPUT_DIR}: train first")

@@ -111,6 +111,10 @@ def test_threshold_at_a_share_of_false_acceptances():
     assert np.mean(inter <= higher[higher > threshold][0]) > 0.05
 
 
+def test_no_threshold_where_the_smallest_distance_accepts_too_much():
+    assert module.threshold_at(np.array([1, 2]), np.array([1, 1]), 0.01) == (0, None)
+
+
 def test_overlap_of_two_histograms():
     edges = np.array([0, 1, 2, 3])
     assert module.overlap(np.array([0.5, 0.5, 1.5, 2.5]), np.array([1.5, 1.6]), edges) == 0.25
@@ -134,7 +138,8 @@ def test_files_hold_the_numbers(tmp_path):
     assert len(bins) == 12
     for kind in ("intra", "inter"):
         assert sum(float(row[f"{kind} share"]) for row in bins) == pytest.approx(1)
-    assert float(one["overlap"]) == pytest.approx(sum(min(float(r["intra share"]), float(r["inter share"])) for r in bins))
+    smaller = [min(float(row["intra share"]), float(row["inter share"])) for row in bins]
+    assert float(one["overlap"]) == pytest.approx(sum(smaller))
     assert (tmp_path / "identity_distances.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "identity_distances.pdf").read_bytes().startswith(b"%PDF")
 

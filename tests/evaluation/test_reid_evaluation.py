@@ -137,7 +137,7 @@ def test_results_are_written_for_programs_and_for_people(small_cfg, tmp_path):
     assert [cell.value for cell in splits[2]][:2] == ["people", "split_1"]
 
     image = np.asarray(Image.open(tmp_path / "cmc.png").convert("RGB")).reshape(-1, 3)
-    for colour in ((1, 115, 178), (222, 143, 5)):  # the first two of the palette: one line for each data set
+    for colour in ((0, 114, 178), (230, 159, 0)):  # the first two of the palette: one line for each data set
         assert (image == colour).all(axis=1).any()
 
 

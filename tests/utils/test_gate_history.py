@@ -31,7 +31,8 @@ def checkpoints(tmp_path):
     folder.mkdir()
     for name, step in (("model_0000019", 19), ("model_0000009", 9), ("model_final", 49)):
         weights = {f"backbone.{layer}.gate": gate for layer, gate in gates_at(step).items()}
-        torch.save({"model": {"backbone.conv.weight": torch.ones(2)} | weights, "iteration": step}, folder / f"{name}.pth")
+        weights["backbone.conv.weight"] = torch.ones(2)
+        torch.save({"model": weights, "iteration": step}, folder / f"{name}.pth")
     return folder
 
 
@@ -128,7 +129,8 @@ def test_command_writes_pictures_and_numbers(checkpoints, monkeypatch, capsys):
     plot_gates.main()
     assert "3 layers, 3 iterations, 10 to 50: average gate" in capsys.readouterr().out
     folder = checkpoints / "analysis"
-    names = {f"gates_{name}.{suffix}" for name in ("over_training", "by_layer", "before_after") for suffix in ("png", "pdf")}
+    pictures = ("over_training", "by_layer", "before_after")
+    names = {f"gates_{name}.{suffix}" for name in pictures for suffix in ("png", "pdf")}
     assert {path.name for path in folder.iterdir()} == names | {"gates.csv"}
     with (folder / "gates.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
