@@ -56,7 +56,8 @@ def write_workbook(
     workbook = Workbook()
     table = workbook.active
     table.title = "results"
-    fill_sheet(table, ["Datasets", *columns], [[name, *(row[c] for c in columns)] for name, row in rows.items()], labels=1)
+    averages = [[name, *(row[c] for c in columns)] for name, row in rows.items()]
+    fill_sheet(table, ["Datasets", *columns], averages, labels=1)
     # The last row is the average over all data sets.
     for cell in table[table.max_row]:
         cell.font = Font(bold=True)
