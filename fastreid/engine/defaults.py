@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
@@ -224,10 +225,13 @@ def feature_cache(cfg: CfgNode, args: argparse.Namespace) -> FeatureCache | None
     return FeatureCache(Path(cfg.OUTPUT_DIR) / "features", reuse=args.features)
 
 
-def test_only(cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None) -> Results:
-    """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder; no training data are needed.
+def load_model(cfg: CfgNode, resume: bool, number: int | None = None) -> tuple[nn.Module, Path | None]:
+    """Return the model of `MODEL.WEIGHTS`, or with `resume` of a checkpoint of the output folder, and that file.
 
-    Without either, the model that training would start from is tested.
+    Without either, the model that training would start from and None. No training data are needed.
+
+    Args:
+        number: take model_<number>.pth instead of the last checkpoint.
 
     Raises:
         UserError: there is no such checkpoint, or it is of another architecture than the config.
@@ -238,24 +242,40 @@ def test_only(cfg: CfgNode, resume: bool, number: int | None = None, cache: Feat
         path = Path(cfg.MODEL.WEIGHTS)
     if path is None and resume:
         raise UserError(
-            f"--eval-only --resume: no checkpoint in {folder}: train first, or put a trained model there and its file "
+            f"--resume: no checkpoint in {folder}: train first, or put a trained model there and its file "
             f"name into {folder}/last_checkpoint, or name it with MODEL.WEIGHTS"
         )
+    if path is None:
+        logger.warning("no checkpoint given: this is the untrained model")
+    return build_from_checkpoint(cfg, path), path
+
+
+def build_from_checkpoint(cfg: CfgNode, path: Path | None) -> nn.Module:
+    """Return the config's model with a checkpoint's weights, or with those that training starts from.
+
+    The classifier has the checkpoint's identities, or one: it takes no part in testing.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or of another architecture than the config.
+    """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier takes no part in testing
+    cfg.MODEL.HEADS.NUM_CLASSES = 1
     if path is None:
-        logger.warning("no checkpoint given: testing the untrained model")
-        results = evaluate(cfg, build_model(cfg), cache)
-    else:
-        content = read_checkpoint(path)
-        cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
-        if CLASSIFIER in content["model"]:
-            cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
-        model = build_model(cfg)
-        load_weights(model, content["model"], path)
-        results = evaluate(cfg, model, cache)
-    return report(cfg, results, checkpoint=str(path) if path else "")
+        return build_model(cfg)
+    content = read_checkpoint(path)
+    cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
+    if CLASSIFIER in content["model"]:
+        cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
+    model = build_model(cfg)
+    load_weights(model, content["model"], path)
+    return model
+
+
+def test_only(cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None) -> Results:
+    """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder: see `load_model`."""
+    model, path = load_model(cfg, resume, number)
+    return report(cfg, evaluate(cfg, model, cache), checkpoint=str(path) if path else "")
 
 
 def report(cfg: CfgNode, results: Results, **about) -> Results:
