@@ -27,7 +27,7 @@ from fastreid.data.image_files import find_images  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
 from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features  # noqa: E402
 from fastreid.evaluation.pictures import Row, Tile, draw_page  # noqa: E402
-from fastreid.evaluation.search import INDEXES, FaissIndex, exact_search, import_faiss, recall, recall_queries  # noqa: E402
+from fastreid.evaluation.search import INDEXES, IvfIndex, exact_search, import_faiss, recall, recall_queries  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import atomic_path  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
@@ -38,7 +38,7 @@ logger = logging.getLogger("fastreid.search")
 def main() -> None:
     args = parse_arguments()
     setup_logger()
-    if args.index != "exact":
+    if args.index == "ivf":
         import_faiss()  # now, not after the features
     predictor = Predictor(args.config_file, args.opts)
     gallery = load_gallery(predictor, args.gallery, args.output)
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", default="search", type=Path, help="folder to write to (default: %(default)s)")
     parser.add_argument("--top-k", default=10, type=int, metavar="K", help="images to find for each query (default: 10)")
     parser.add_argument("--pictures", default=50, type=int, metavar="N", help="draw the first N queries (default: 50)")
-    parser.add_argument("--index", choices=INDEXES, default="exact", help="flat and ivf are faiss's, ivf approximate")
+    parser.add_argument("--index", choices=INDEXES, default="exact", help="ivf: approximate, through faiss")
     parser.add_argument("--nlist", default=0, type=int, metavar="N", help="cells of ivf (default: 4 sqrt(gallery))")
     parser.add_argument("--nprobe", default=16, type=int, metavar="N", help="cells looked at for a query (default: 16)")
     args = parser.parse_args()
@@ -83,7 +83,7 @@ def search(cfg, q_feat: np.ndarray, g_feat: np.ndarray, args: argparse.Namespace
         start = time.perf_counter()
         found = exact_search(q_feat, g_feat, args.top_k, metric, block_size)
     else:
-        index = FaissIndex(g_feat, args.index, metric, args.nlist, args.nprobe, args.output)
+        index = IvfIndex(g_feat, metric, args.nlist, args.nprobe, args.output)
         start = time.perf_counter()
         found = index.search(q_feat, args.top_k)
     seconds = time.perf_counter() - start

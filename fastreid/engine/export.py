@@ -131,10 +131,12 @@ def check_features(
 
 
 def sample_images(number: int, size: tuple[int, int]) -> Tensor:
-    """Return images (N, 3, H, W) of unlike brightness and contrast, so that statistics of a batch are no image's own."""
+    """Return images (N, 3, H, W) of unlike brightness and contrast, so that statistics of a batch are no image's own.
+
+    None is of one colour: dividing by its standard deviation of nothing would make rounding the whole feature.
+    """
     rng = np.random.default_rng(number)
     noise = rng.uniform(-1, 1, (number, 3, *size))
     brightness = rng.uniform(40, 215, (number, 3, 1, 1))
-    # Every fifth image is of one colour, with a variance of zero.
-    contrast = np.where(np.arange(number) % 5 == 1, 0, rng.uniform(5, 120, number)).reshape(-1, 1, 1, 1)
+    contrast = rng.uniform(5, 120, (number, 1, 1, 1))
     return torch.from_numpy((brightness + contrast * noise).clip(0, 255)).float()

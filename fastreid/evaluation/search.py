@@ -1,4 +1,4 @@
-"""The nearest gallery images of queries without identities: exactly, or through an index of faiss (extra `search`)."""
+"""The nearest gallery images of queries without identities: exactly, or through cells of faiss (extra `search`)."""
 from __future__ import annotations
 
 import hashlib
@@ -17,7 +17,7 @@ from fastreid.utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-INDEXES = ("exact", "flat", "ivf")
+INDEXES = ("exact", "ivf")
 TRAINING_POINTS = 39  # for each cell, below which faiss warns that cells are poor
 RECALL_QUERIES = 200
 Found = tuple[np.ndarray, np.ndarray]
@@ -48,82 +48,67 @@ def import_faiss() -> ModuleType:
         import faiss
     except ImportError as error:
         raise UserError(
-            "this index needs faiss, which is not installed: pip install faiss-cpu (or this project's extra, "
+            "the index ivf needs faiss, which is not installed: pip install faiss-cpu (or this project's extra, "
             'pip install -e ".[search]"), or search with the index exact, which needs nothing'
         ) from error
     return faiss
 
 
-class FaissIndex:
-    """An index of gallery features (G, D) float32: `flat` compares with all, `ivf` with the cells nearest to the query.
+class IvfIndex:
+    """Gallery features (G, D) float32 in cells of faiss, of which a search looks only at those nearest to the query.
 
     Args:
-        nlist: cells of `ivf`; 0: 4 sqrt(G), and no more than there are features for. nprobe: cells that are looked at
-            for each query.
-        folder: where an `ivf` index is kept and taken from: `<hash of features and options>.faiss`; None: nowhere.
+        nlist: cells; 0: 4 sqrt(G). No more than there are features for. nprobe: cells looked at for each query.
+        folder: where the index is kept as `ivf_<hash of features and options>.faiss`, and taken from; None: nowhere.
+
+    Raises UserError when faiss is not installed, an option is out of its range, or a kept index is damaged.
 
     Johnson et al., "Billion-scale similarity search with GPUs" (IEEE Transactions on Big Data, 2021).
     """
 
     def __init__(
-        self,
-        g_feat: np.ndarray,
-        kind: str,
-        metric: str = "cosine",
-        nlist: int = 0,
-        nprobe: int = 16,
-        folder: Path | None = None,
+        self, g_feat: np.ndarray, metric: str = "cosine", nlist: int = 0, nprobe: int = 16, folder: Path | None = None
     ):
         self.faiss, self.metric = import_faiss(), metric
         if nlist < 0 or nprobe < 1:
             raise UserError(f"nlist must be at least 0 and nprobe at least 1, found {nlist} and {nprobe}")
         most = max(1, len(g_feat) // TRAINING_POINTS)
-        self.nlist = min(nlist or round(4 * len(g_feat) ** 0.5), most)
         if nlist > most:
-            logger.warning(f"nlist {nlist} is too much for {len(g_feat):,} features: {most} is used")
+            logger.warning(f"{nlist} cells are too many for {len(g_feat):,} features: {most} are made")
+        self.nlist = min(nlist or round(4 * len(g_feat) ** 0.5), most)
         self.nprobe = min(nprobe, self.nlist)
-        kinds = {"flat": self.flat, "ivf": self.ivf}
-        self.index = kinds[kind](g_feat, folder)
+        name = hashlib.sha256(f"{metric} {self.nlist} {g_feat.shape}".encode())
+        name.update(np.ascontiguousarray(g_feat))
+        path = folder / f"ivf_{name.hexdigest()[:16]}.faiss" if folder else None
+        if path and path.is_file():
+            self.index = self.read(path)
+            logger.info(f"the index of {len(g_feat):,} features in {self.nlist:,} cells is from {path}")
+        else:
+            start = time.perf_counter()
+            self.index = self.make(self.unit(g_feat))
+            seconds = time.perf_counter() - start
+            logger.info(f"made an index of {len(g_feat):,} features in {self.nlist:,} cells in {seconds:.1f} s")
+            if path:
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(self.faiss.serialize_index(self.index).data)
+        self.index.nprobe = self.nprobe
 
     def unit(self, features: np.ndarray) -> np.ndarray:
         """Return features as they are compared: of length 1 for the cosine, whose inner product it then is."""
-        features = np.ascontiguousarray(features, np.float32)
+        features = np.array(features, np.float32, order="C")
         if self.metric == "cosine":
-            features = features.copy()
             self.faiss.normalize_L2(features)
         return features
 
-    def flat(self, g_feat: np.ndarray, folder: Path | None):
-        """Return the exact index."""
-        index = self.empty(g_feat.shape[1])
-        index.add(self.unit(g_feat))
-        return index
-
-    def empty(self, length: int):
-        """Return an exact index of nothing, for features of this length."""
-        return self.faiss.IndexFlatIP(length) if self.metric == "cosine" else self.faiss.IndexFlatL2(length)
-
-    def ivf(self, g_feat: np.ndarray, folder: Path | None):
-        """Return the index of cells, read from the folder or trained and written there."""
-        name = hashlib.sha256(f"{self.metric} {self.nlist} {g_feat.shape}".encode() + g_feat.tobytes()).hexdigest()[:16]
-        path = folder / f"ivf_{name}.faiss" if folder else None
-        if path and path.is_file():
-            index = self.read(path)
-            logger.info(f"the index of {index.ntotal:,} features in {index.nlist} cells is from {path}")
-        else:
-            start = time.perf_counter()
-            kind = self.faiss.METRIC_INNER_PRODUCT if self.metric == "cosine" else self.faiss.METRIC_L2
-            length, features = g_feat.shape[1], self.unit(g_feat)
-            quantizer = self.empty(length)
-            index = self.faiss.IndexIVFFlat(quantizer, length, self.nlist, kind)
-            index.train(features)
-            index.add(features)
-            seconds = time.perf_counter() - start
-            logger.info(f"made an index of {index.ntotal:,} features in {self.nlist} cells in {seconds:.1f} s")
-            if path:
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(self.faiss.serialize_index(index).data)
-        index.nprobe = self.nprobe
+    def make(self, features: np.ndarray):
+        """Return the index of features (G, D)."""
+        flat, kind = self.faiss.IndexFlatL2, self.faiss.METRIC_L2
+        if self.metric == "cosine":
+            flat, kind = self.faiss.IndexFlatIP, self.faiss.METRIC_INNER_PRODUCT
+        length = features.shape[1]
+        index = self.faiss.IndexIVFFlat(flat(length), length, self.nlist, kind)
+        index.train(features)
+        index.add(features)
         return index
 
     def read(self, path: Path):
