@@ -44,12 +44,12 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
-def ranked_row(ranked: RankedQuery, title: str = "") -> Row:
+def ranked_row(ranked: RankedQuery) -> Row:
     """Return the row of a query whose identity is known."""
     measures = "no true match in the gallery"
     if ranked.ap is not None:
         measures = f"AP {100 * ranked.ap:.1f} %, first match at rank {ranked.first_match}"
-    heading = f"{title}{Path(ranked.path).name}   {measures}"
+    heading = f"{Path(ranked.path).name}   identity {ranked.pid}   {measures}"
     found = [
         Tile(item.path, (f"{rank}   {item.distance:.3f}", f"camera {item.camid}"), "right" if item.match else "wrong")
         for rank, item in enumerate(ranked.items, start=1)
