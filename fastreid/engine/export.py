@@ -5,6 +5,7 @@ Output `features` (N, D) float32, not normalized, in full precision whatever SOL
 """
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -54,7 +55,9 @@ def export_model(predictor: Predictor, path: Path) -> dict[int, float]:
     writers = {".onnx": write_onnx, ".pt2": write_program}
     if path.suffix not in writers:
         raise UserError(f"a model is exported to a file ending in .onnx or .pt2; found {path}")
-    model = FeatureModel(predictor.model.cpu(), predictor.cfg.TEST.FLIP).eval()
+    # A copy: the predictor stays where it is. Weights in the plain layout, as other programs expect them.
+    plain = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format)
+    model = FeatureModel(plain, predictor.cfg.TEST.FLIP).eval()
     size = predictor.image_size
     about = metadata(predictor)
     with torch.no_grad(), atomic_path(path) as temporary:
