@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compute the features of images.")
     add_model_arguments(parser)
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="images, folders or quoted globs")
-    parser.add_argument("--output", default="features.npz", type=Path, help="the .npz file to write (default: %(default)s)")
+    parser.add_argument("--output", default="features.npz", type=Path, help="the .npz to write (default: %(default)s)")
     args = parser.parse_args()
     setup_logger()
     if args.output.suffix != ".npz":

@@ -4,9 +4,9 @@
     python3 demo/search.py --config-file logs/Sample/DG-mobilenet --query suspect.jpg --gallery station/ --output found
     python3 demo/search.py --config-file logs/Sample/DG-mobilenet --query queries/ --gallery feats.npz --index ivf
 
-Writes results.csv and a picture for each query. The gallery's features are kept in gallery.npz of the output folder, and
-only those of new and changed images are computed the next time. A gallery of features that demo.py wrote is taken as it
-is; the images that it names are read only for the pictures.
+Writes results.csv and a picture for each query. The gallery's features are kept in gallery.npz of the output folder,
+and only those of new and changed images are computed the next time. A gallery of features that demo.py wrote is taken
+as it is; the images that it names are read only for the pictures.
 """
 import argparse
 import csv
@@ -27,7 +27,15 @@ from fastreid.data.image_files import find_images  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
 from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features  # noqa: E402
 from fastreid.evaluation.pictures import Row, Tile, draw_page  # noqa: E402
-from fastreid.evaluation.search import INDEXES, IvfIndex, exact_search, import_faiss, recall, recall_queries  # noqa: E402
+from fastreid.evaluation.search import (  # noqa: E402
+    INDEXES,
+    Found,
+    IvfIndex,
+    exact_search,
+    import_faiss,
+    recall,
+    recall_queries,
+)
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import atomic_path  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
@@ -43,9 +51,9 @@ def main() -> None:
     predictor = Predictor(args.config_file, args.opts)
     gallery = load_gallery(predictor, args.gallery, args.output)
     queries = compute_features(predictor, find_images(args.query), "queries")
-    columns, distances = search(predictor.cfg, queries.features, gallery.features, args)
-    write_results(args.output / "results.csv", queries.paths, gallery.paths, columns, distances)
-    draw_results(args.output / "pictures", queries.paths[: args.pictures], gallery.paths, columns, distances)
+    found = search(predictor.cfg, queries.features, gallery.features, args)
+    write_results(args.output / "results.csv", queries.paths, gallery.paths, found)
+    draw_results(args.output / "pictures", queries.paths[: args.pictures], gallery.paths, found)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -54,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--query", nargs="+", required=True, metavar="PATH", help="images, folders or quoted globs")
     parser.add_argument("--gallery", nargs="+", required=True, metavar="PATH", help="the same, or one .npz of demo.py")
     parser.add_argument("--output", default="search", type=Path, help="folder to write to (default: %(default)s)")
-    parser.add_argument("--top-k", default=10, type=int, metavar="K", help="images to find for each query (default: 10)")
+    parser.add_argument("--top-k", default=10, type=int, metavar="K", help="images found for a query (default: 10)")
     parser.add_argument("--pictures", default=50, type=int, metavar="N", help="draw the first N queries (default: 50)")
     parser.add_argument("--index", choices=INDEXES, default="exact", help="ivf: approximate, through faiss")
     parser.add_argument("--nlist", default=0, type=int, metavar="N", help="cells of ivf (default: 4 sqrt(gallery))")
@@ -76,7 +84,7 @@ def load_gallery(predictor: Predictor, inputs: list[str], output: Path) -> Image
     return gallery
 
 
-def search(cfg, q_feat: np.ndarray, g_feat: np.ndarray, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def search(cfg, q_feat: np.ndarray, g_feat: np.ndarray, args: argparse.Namespace) -> Found:
     """Return columns and distances (Q, k); with ivf say what the cells gave up."""
     metric, block_size = cfg.TEST.METRIC, cfg.TEST.BLOCK_SIZE
     if args.index == "exact":
@@ -93,35 +101,35 @@ def search(cfg, q_feat: np.ndarray, g_feat: np.ndarray, args: argparse.Namespace
         start = time.perf_counter()
         exact, _ = exact_search(q_feat[some], g_feat, args.top_k, metric, block_size)
         seconds = time.perf_counter() - start
+        listed, first = (100 * recall(found[0][some], truth) for truth in (exact, exact[:, :1]))
         logger.info(
-            f"{index.nprobe} of {index.nlist} cells looked at: of the exact {exact.shape[1]} nearest images "
-            f"{100 * recall(found[0][some], exact):.1f} % were found, of the nearest "
-            f"{100 * recall(found[0][some], exact[:, :1]):.1f} % ({len(some)} queries; exact search of these {seconds:.2f} s)"
+            f"{index.nprobe} of {index.nlist} cells looked at: of the exact {exact.shape[1]} nearest images {listed:.1f} % "
+            f"were found, of the nearest {first:.1f} % ({len(some)} queries; exact search of these {seconds:.2f} s)"
         )
     return found
 
 
-def write_results(path: Path, queries: np.ndarray, gallery: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> None:
+def write_results(path: Path, queries: np.ndarray, gallery: np.ndarray, found: Found) -> None:
     """Write a line for each query and image found, nearest first."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("query", "rank", "image", "distance"))
-        for query, found, values in zip(queries, columns, distances):
-            for rank, (column, value) in enumerate(zip(found, values), start=1):
+        for query, *ranked in zip(queries, *found):
+            for rank, (column, value) in enumerate(zip(*ranked), start=1):
                 if column >= 0:
                     writer.writerow((query, rank, gallery[column], f"{value:.6f}"))
     logger.info(f"wrote {path}")
 
 
-def draw_results(folder: Path, queries: np.ndarray, gallery: np.ndarray, columns: np.ndarray, distances: np.ndarray) -> None:
+def draw_results(folder: Path, queries: np.ndarray, gallery: np.ndarray, found: Found) -> None:
     """Draw each query with the images that were found."""
     for number, query in enumerate(queries.tolist()):
-        pairs = [(column, value) for column, value in zip(columns[number], distances[number]) if column >= 0]
-        found = [
+        pairs = [(column, value) for column, value in zip(*(part[number] for part in found)) if column >= 0]
+        tiles = [
             Tile(str(gallery[column]), (f"{rank}   {value:.3f}", Path(gallery[column]).stem))
             for rank, (column, value) in enumerate(pairs, start=1)
         ]
-        page = draw_page([Row(query, Tile(query, ("query",), "query"), found)])
+        page = draw_page([Row(query, Tile(query, ("query",), "query"), tiles)])
         with atomic_path(folder / f"{number + 1:04d}_{Path(query).stem}.png") as temporary:
             page.save(temporary)
     if len(queries):

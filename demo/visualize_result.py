@@ -30,6 +30,7 @@ from fastreid.utils.files import atomic_path, file_stem  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 logger = logging.getLogger("fastreid.visualize_result")
+ORDERS = {"ascending": "worst first", "descending": "best first"}
 
 
 def main() -> None:
@@ -49,12 +50,13 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Draw ranked lists of a test data set.")
     add_model_arguments(parser)
-    parser.add_argument("--dataset-name", metavar="NAME", help="as in DATASETS.TESTS, also folder:<name> (default: all of these)")
+    parser.add_argument("--dataset-name", metavar="NAME", help="a test data set (default: all of DATASETS.TESTS)")
     parser.add_argument("--split", metavar="NAME", help="the split to draw (default: the first)")
     parser.add_argument("--output", default="ranked_lists", type=Path, help="folder to write to (default: %(default)s)")
     parser.add_argument("--num-vis", default=30, type=int, metavar="N", help="queries to draw (default: %(default)s)")
-    parser.add_argument("--rank-sort", choices=("ascending", "descending"), default="ascending", help="by AP: worst or best first")
-    parser.add_argument("--max-rank", default=10, type=int, metavar="K", help="images of each list (default: %(default)s)")
+    orders = tuple(ORDERS)
+    parser.add_argument("--rank-sort", choices=orders, default=orders[0], help="by AP: worst first, or best first")
+    parser.add_argument("--max-rank", default=10, type=int, metavar="K", help="images of a list (default: %(default)s)")
     parser.add_argument("--per-page", default=6, type=int, metavar="N", help="queries on a page (default: %(default)s)")
     args = parser.parse_args()
     if min(args.num_vis, args.max_rank, args.per_page) < 1:
@@ -83,12 +85,14 @@ def in_order(lists: list[RankedQuery], order: str) -> list[RankedQuery]:
 def draw_pages(lists: list[RankedQuery], args: argparse.Namespace, name: str, split: str) -> None:
     """Write pages of ranked lists, in the order given."""
     if not lists:
-        raise UserError(f"{name}, {split}: no query has a true match, an image of the same identity from another camera")
+        raise UserError(
+            f"{name}, {split}: no query has a true match, a gallery image of the same identity from another camera: "
+            "check the data set's cameras and identities"
+        )
     mean = 100 * sum(ranked.ap for ranked in lists) / len(lists)
     drawn = lists[: args.num_vis]
-    which = {"ascending": "worst first", "descending": "best first"}[args.rank_sort]
     heading = (
-        f"{name}, {split}: {len(drawn)} of {len(lists)} queries, {which}; mAP {mean:.1f} %      "
+        f"{name}, {split}: {len(drawn)} of {len(lists)} queries, {ORDERS[args.rank_sort]}; mAP {mean:.1f} %      "
         f"{SIGNS['right']} same identity   {SIGNS['wrong']} another identity   below: rank, distance, camera"
     )
     for page, start in enumerate(range(0, len(drawn), args.per_page), start=1):

@@ -28,7 +28,8 @@ def main() -> None:
     predictor = Predictor(args.config_file, args.opts)
     differences = export_model(predictor, args.output)
     height, width = predictor.image_size
-    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, (N, 3, {height}, {width}) -> (N, {predictor.feature_size})")
+    size = args.output.stat().st_size / 1e6
+    print(f"{args.output}: {size:.1f} MB, (N, 3, {height}, {width}) -> (N, {predictor.feature_size})")
     for number, difference in differences.items():
         print(f"{number:3d} image(s): largest difference from the model's features {difference:.1e}")
 

@@ -1,6 +1,6 @@
 """A trained model as one file that runs without this package: ONNX, or PyTorch's ExportedProgram (.pt2).
 
-Input `images` (N, 3, H, W), RGB float32 0..255, any N, of the size of INPUT.SIZE_TEST; the pixels' normalization is inside.
+Input `images` (N, 3, H, W), RGB float32 0..255, any N, of the size INPUT.SIZE_TEST; pixels are normalized inside.
 Output `features` (N, D) float32, not normalized, in full precision whatever SOLVER.AMP says.
 """
 from __future__ import annotations
@@ -63,10 +63,11 @@ def export_model(predictor: Predictor, path: Path) -> dict[int, float]:
     with torch.no_grad(), atomic_path(path) as temporary:
         run = writers[path.suffix](model, size, about, temporary)
         differences, largest = check_features(model, run, size)
-        if not max(differences.values()) <= TOLERANCE * largest:
+        difference = max(differences.values())
+        if not difference <= TOLERANCE * largest:
             raise UserError(
-                f"the exported model's features differ by {max(differences.values()):.2g} from the model's, whose largest is "
-                f"{largest:.2g}: {path} is not written. Try another version of PyTorch{' or onnxruntime' * (path.suffix == '.onnx')}"
+                f"the exported model's features differ by {difference:.2g} from the model's, whose largest is "
+                f"{largest:.2g}: {path} is not written. Try another version of PyTorch or onnxruntime"
             )
     return differences
 
@@ -105,8 +106,8 @@ def write_onnx(model: FeatureModel, size: tuple[int, int], about: dict, path: Pa
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"an export to ONNX needs {', '.join(missing)}, which is not installed: pip install {' '.join(missing)} (or "
-            'this project\'s extra, pip install -e ".[export]"), or export to .pt2'
+            f"an export to ONNX needs {', '.join(missing)}: pip install {' '.join(missing)} (or this project's extra, "
+            'pip install -e ".[export]"), or export to .pt2'
         )
     import onnxruntime
 

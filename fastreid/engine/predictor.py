@@ -55,7 +55,7 @@ class Predictor:
         self.model = build_from_checkpoint(self.cfg, self.checkpoint).eval()
         self.device = next(self.model.parameters()).device
         self.image_size = tuple(self.cfg.INPUT.SIZE_TEST)
-        self.feature_size: int = self.model.heads.classifier_norm.num_features
+        self.feature_size: int = self.cfg.META.BOTTLENECK or self.cfg.MODEL.HEADS.IN_FEAT
         self.transform = build_transforms(self.cfg, is_train=False)
 
     def __call__(self, images: OneImage | Sequence[OneImage], name: str = "images") -> Tensor:
@@ -113,7 +113,9 @@ def collate_images(images: list[Tensor]) -> dict[str, Tensor]:
 
 def as_list(images: OneImage | Sequence[OneImage]) -> list[OneImage]:
     """Return one image or any number as a list; UserError when there is none."""
-    single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim == 3)
+    single = isinstance(images, (str, Path, Image.Image))
+    if isinstance(images, (np.ndarray, Tensor)):
+        single = images.ndim == 3
     images = [images] if single else list(images)
     if not images:
         raise UserError("there are no images to compute features of: the list is empty")
@@ -161,8 +163,8 @@ def find_run(source: CfgNode | str | Path, opts: Sequence[str] = ()) -> tuple[Cf
         folder = Path(cfg.OUTPUT_DIR)
         found = ", ".join(checkpoint_names(folder)) or "none"
         raise UserError(
-            f"no trained model: {folder}/last_checkpoint names none (checkpoints there: {found}). Train first, or name a "
-            "checkpoint with MODEL.WEIGHTS"
+            f"no trained model: {folder}/last_checkpoint names none (checkpoints there: {found}). Train first, or name "
+            "a checkpoint with MODEL.WEIGHTS"
         )
     cfg.freeze()
     return cfg, checkpoint
@@ -194,5 +196,7 @@ def read_run(path: Path) -> tuple[CfgNode, Path | None]:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a trained model: `Predictor(args.config_file, args.opts)`."""
-    parser.add_argument("--config-file", required=True, metavar="RUN", help="a run's folder, a checkpoint in one, or a config file")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="options over the config, last")
+    run = "a run's folder, a checkpoint in one, or a config file"
+    parser.add_argument("--config-file", required=True, metavar="RUN", help=run)
+    options = "options over the config; last on the line"
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=options)

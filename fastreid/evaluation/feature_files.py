@@ -56,7 +56,8 @@ class ImageFeatures:
         arrays = read_arrays(path, [field.name for field in fields(cls)], "make it again with demo/demo.py")
         features = arrays["features"]
         if features.ndim != 2 or len({len(features), *(len(arrays[name]) for name in ("paths", "sizes", "times"))}) > 1:
-            raise UserError(f"{path}: features {features.shape} and paths {arrays['paths'].shape} disagree: make it again")
+            shapes = f"features {features.shape} and paths {arrays['paths'].shape}"
+            raise UserError(f"{path}: {shapes} disagree: make it again with demo/demo.py")
         return cls(**{**arrays, "weights": str(arrays["weights"]), "options": str(arrays["options"])})
 
     def check_model(self, predictor: Predictor, path: Path) -> None:
@@ -70,8 +71,8 @@ class ImageFeatures:
         other = [key for key, value in model_state(predictor).items() if getattr(self, key) != value]
         if other:
             raise UserError(
-                f"{path} holds features of a model with other {' and '.join(other)} than {predictor.checkpoint}: use that "
-                "model, or compute them again"
+                f"{path} holds features of a model with other {' and '.join(other)} than {predictor.checkpoint}: use "
+                "that model, or compute them again"
             )
 
 
@@ -109,7 +110,8 @@ def reuse_features(predictor: Predictor, paths: list[str], file: Path, name: str
     if file.is_file():
         old = ImageFeatures.load(file)
         if (old.weights, old.options) == (state["weights"], state["options"]):
-            known = {key: row for row, key in enumerate(zip(old.paths.tolist(), old.sizes.tolist(), old.times.tolist()))}
+            keys = zip(old.paths.tolist(), old.sizes.tolist(), old.times.tolist())
+            known = {key: row for row, key in enumerate(keys)}
         else:
             logger.warning(f"{file} holds features of another model or of other options: they are computed anew")
     rows = np.array([known.get(key, -1) for key in zip(paths, sizes.tolist(), times.tolist())])

@@ -99,7 +99,8 @@ def test_search_ranks_the_gallery_of_each_query(command, people, run_folder, tmp
     query, image = predictor(found[0]["query"]), predictor(found[0]["image"])
     cosine = float((query * image).sum() / query.norm() / image.norm())
     assert distances[0] == pytest.approx(1 - cosine, abs=1e-3)
-    assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == ["0001_p0_c1.png", "0002_p1_c1.png"]
+    pictures = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
+    assert pictures == ["0001_p0_c1.png", "0002_p1_c1.png"]
 
 
 def test_search_keeps_the_gallerys_features(command, people, tmp_path, capsys):

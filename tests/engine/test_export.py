@@ -38,7 +38,8 @@ def predictor():
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "TEST.FLIP", "True"])
     model = TinyModel().eval()
-    return SimpleNamespace(cfg=cfg, model=model, image_size=(32, 16), feature_size=8, checkpoint=Path("model_final.pth"))
+    checkpoint = Path("model_final.pth")
+    return SimpleNamespace(cfg=cfg, model=model, image_size=(32, 16), feature_size=8, checkpoint=checkpoint)
 
 
 def features_of(predictor, images):
@@ -91,7 +92,10 @@ class MeanOfBatch(nn.Module):
 
 def test_the_check_sees_features_that_depend_on_the_batch():
     model = FeatureModel(MeanOfBatch(), flip=False)
-    differences, largest = check_features(model, lambda images: torch.cat([model(image[None]) for image in images]), (8, 4))
+    def one_by_one(images):
+        return torch.cat([model(image[None]) for image in images])
+
+    differences, largest = check_features(model, one_by_one, (8, 4))
     assert differences[1] == 0 and differences[32] > 0.1 * largest
 
 
@@ -111,5 +115,5 @@ def test_other_formats_and_missing_packages_are_named(predictor, tmp_path, monke
     with pytest.raises(UserError, match="ending in .onnx or .pt2; found .*model.pth"):
         export_model(predictor, tmp_path / "model.pth")
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs onnx, onnxscript, onnxruntime, which"):
+    with pytest.raises(UserError, match="needs onnx, onnxscript, onnxruntime: pip install"):
         export_model(predictor, tmp_path / "model.onnx")

@@ -28,7 +28,12 @@ def computed(monkeypatch):
     """The images whose features were computed."""
     seen = []
     forward = Predictor.__call__
-    monkeypatch.setattr(Predictor, "__call__", lambda self, images, name: seen.extend(images) or forward(self, images, name))
+
+    def watched(self, images, name):
+        seen.extend(images)
+        return forward(self, images, name)
+
+    monkeypatch.setattr(Predictor, "__call__", watched)
     return seen
 
 
