@@ -195,6 +195,8 @@ class DefaultTrainer(SimpleTrainer):
                 hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png")),
             ]
         )
+        if cfg.SOLVER.COMPILE != "off":
+            self.register_hooks([hooks.CompilationReport()])
         self.train(self.start_iter, cfg.SOLVER.MAX_ITER)
         return self.results
 
