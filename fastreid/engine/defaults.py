@@ -24,6 +24,7 @@ from fastreid.utils.checkpoint import CLASSIFIER, LAST_CHECKPOINT, Checkpointer,
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_text
 from fastreid.utils.logger import setup_logger
+from fastreid.utils.memory import keep_freed_memory
 from fastreid.utils.plots import plot_result
 from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
@@ -85,6 +86,8 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     np.random.seed(cfg.SEED)
     torch.manual_seed(cfg.SEED)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if cfg.MODEL.DEVICE.startswith("cpu") or not torch.cuda.is_available():
+        keep_freed_memory()
     return cfg
 
 

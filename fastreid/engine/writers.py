@@ -12,7 +12,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from fastreid.solver.build import gate_parameters
-from fastreid.utils.memory import peak_memory
+from fastreid.utils.memory import peak_memory_mb
 
 logger = logging.getLogger(__name__)
 
@@ -100,10 +100,3 @@ class TensorBoardWriter(Writer):
 def gates_by_layer(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the gates of each normalization layer, by the layer's name without `backbone.`."""
     return {name.removeprefix("backbone.").removesuffix(".gate"): gate for name, gate in gate_parameters(model).items()}
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory used so far, in MB: of the CUDA device, or of this process when training on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_memory() / 2**20

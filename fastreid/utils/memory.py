@@ -7,6 +7,8 @@ import platform
 import resource
 import sys
 
+import torch
+
 # Parameters of glibc's mallopt, malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -24,7 +26,9 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))  # -1: as size_t, never
 
 
-def peak_memory() -> int:
-    """Return the most memory that this process has used so far, in bytes."""
+def peak_memory_mb(device: torch.device | None = None) -> float:
+    """Return the most memory used so far, in MB: of a CUDA device, else of this process."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,7 @@ from fastreid.evaluation.reid_evaluation import evaluate  # noqa: E402
 from fastreid.evaluation.results import ALL_AVERAGE, FPRS  # noqa: E402
 from fastreid.evaluation.roc import FPR_TARGETS  # noqa: E402
 from fastreid.modeling import build_model  # noqa: E402
+from fastreid.utils.memory import peak_memory_mb  # noqa: E402
 
 QUERIES, GALLERY, IDENTITIES, CAMERAS, LENGTH = 3368, 15913, 751, 6, 256  # Market-1501; length of a feature
 TARGETS = ("grid", "viper", "prid", "ilids")
@@ -54,17 +54,11 @@ WAYS = {
 }
 
 
-def peak_mb() -> float:
-    """Return the most memory this process has held so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
 def measured(work: Callable[[], dict[str, float]]) -> dict:
     """Run the work and return its seconds, the growth of the peak memory in MB, and its metrics."""
-    before, start = peak_mb(), time.perf_counter()
+    before, start = peak_memory_mb(), time.perf_counter()
     metrics = work()
-    return {"seconds": time.perf_counter() - start, "mb": peak_mb() - before, "metrics": metrics}
+    return {"seconds": time.perf_counter() - start, "mb": peak_memory_mb() - before, "metrics": metrics}
 
 
 def plain_metrics(distmat: np.ndarray, q_pids, g_pids, q_camids, g_camids) -> dict[str, float]:

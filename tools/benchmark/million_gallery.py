@@ -12,7 +12,6 @@ evaluation takes more than --limit MB beside the features.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
 from pathlib import Path
@@ -26,14 +25,9 @@ from fastreid.evaluation import FeatureDistances, evaluate_blocks  # noqa: E402
 from fastreid.evaluation.rank import find_same_identity, match_ranks  # noqa: E402
 from fastreid.evaluation.results import FPRS  # noqa: E402
 from fastreid.evaluation.streaming import BLOCK_SIZE  # noqa: E402
+from fastreid.utils.memory import peak_memory_mb  # noqa: E402
 
 NOISE = (0.5, 2.0, 4.0)  # of each query's matches, against features of variance 1
-
-
-def peak_mb() -> float:
-    """Return the most memory this process has held so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def main() -> int:
@@ -62,9 +56,9 @@ def main() -> int:
     match_ranks(np.ones((1, 2), np.float32), find_same_identity([1], [1, 2], [0], [1, 1]))
     torch.mm(q_feat[:1], g_feat[:1].T)
     features = 4 * (q_feat.numel() + g_feat.numel()) / 2**20
-    before, start = peak_mb(), time.perf_counter()
+    before, start = peak_memory_mb(), time.perf_counter()
     found = evaluate_blocks(FeatureDistances(q_feat, g_feat, args.metric, args.block_size), *ids)
-    seconds, extra = time.perf_counter() - start, peak_mb() - before
+    seconds, extra = time.perf_counter() - start, peak_memory_mb() - before
 
     print(f"{queries:,} x {gallery:,}, {args.length} numbers each, {torch.get_num_threads()} thread(s)")
     print(f"features {features:,.0f} MB; evaluation {extra:,.0f} MB more, {seconds:.1f} s")

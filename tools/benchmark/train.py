@@ -3,7 +3,7 @@
 
     python tools/benchmark/train.py                                           # everything, about an hour on two cores
     python tools/benchmark/train.py --models mobilenet --batches 40           # one table
-    python tools/benchmark/train.py --models mobilenet --batches 40 --profile trace    # where the time of `eager` goes
+    python tools/benchmark/train.py --models mobilenet --batches 40 --ways eager --profile trace   # where its time goes
 
 The plain way is the published composition: F.batch_norm, F.instance_norm and the gates' mixture as separate
 operations, NCHW, one optimizer group per parameter, gradients of every parameter in the meta step, losses read in each
@@ -43,7 +43,9 @@ from fastreid.modeling import build_model  # noqa: E402
 from fastreid.modeling.backbones.mobilenet_v2 import MobileNetV2  # noqa: E402
 from fastreid.modeling.backbones.resnet import ResNet  # noqa: E402
 from fastreid.solver import build_optimizer  # noqa: E402
-from fastreid.utils.memory import keep_freed_memory, peak_memory  # noqa: E402
+from fastreid.utils.memory import keep_freed_memory, peak_memory_mb  # noqa: E402
+
+from training_profile import tables  # noqa: E402
 
 CONFIGS = {"mobilenet": "configs/Sample/DG-mobilenet.yml", "resnet": "configs/Sample/DG-resnet.yml"}
 WAYS = ("plain", "plain, reuse", "eager", "norm", "model", "bf16", "bf16 norm")
@@ -161,16 +163,23 @@ def measure(model_name: str, way: str, batch: int, size: list[int], iterations: 
     base, meta = trainer.run_step_meta_learning1, trainer.run_step_meta_learning2
     first = seconds(base, trainer.device) + seconds(meta, trainer.device)
     times = [(seconds(base, trainer.device), seconds(meta, trainer.device)) for _ in range(iterations)]
-    if trainer.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(trainer.device)
-    else:
-        peak = peak_memory()
+    peak = peak_memory_mb(trainer.device)
     trainer.model.eval()
     images = trainer.to_device(next(trainer.base_batches))
     with torch.inference_mode(), torch.autocast(trainer.device.type, trainer.amp_dtype, enabled=trainer.amp):
         trainer.model(images)
         inference = [seconds(lambda: trainer.model(images), trainer.device) for _ in range(iterations)]
     return {"first": first, "base": [b for b, _ in times], "meta": [m for _, m in times], "peak": peak, "inference": inference}
+
+
+def profile_way(model_name: str, way: str, batch: int, args: argparse.Namespace) -> str:
+    """Return the tables of shares of a base and a meta step, run in this process."""
+    if not way.startswith("plain") or way.endswith("reuse"):
+        keep_freed_memory()
+    trainer = make_trainer(make_config(model_name, way, batch, args.size), model_name, way, batch)
+    steps = ("base", trainer.run_step_meta_learning1), ("meta", trainer.run_step_meta_learning2)
+    folder = args.profile / f"{model_name}-{batch}-{way.replace(', ', '-')}"
+    return f"{model_name}, batch {batch}, {way}; traces in {folder}\n\n{tables(steps, trainer.model, folder)}"
 
 
 def run(model: str, way: str, batch: int, args: argparse.Namespace) -> dict[str, object]:
@@ -191,7 +200,7 @@ def table(model: str, batch: int, results: dict[str, list[dict]], peaks_from: in
     rows, whole = [], {}
     for way in results:
         base, meta = middle(way, "base"), middle(way, "meta")
-        peak = statistics.median(result["peak"] for result in results[way]) / 2**20
+        peak = statistics.median(result["peak"] for result in results[way])
         whole[way] = (base + meta, peak, batch / middle(way, "inference"))
         time_ratio, memory_ratio, images_ratio = (
             whole["plain"][0] / whole[way][0], peak / whole["plain"][1], whole[way][2] / whole["plain"][2]
@@ -214,8 +223,15 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=[256, 128], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--iterations", type=int, default=3, help="in each process, after a first one")
     parser.add_argument("--rounds", type=int, default=2, help="processes for each way")
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write traces, print shares and floors instead")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.profile:
+        for model in args.models:
+            for batch in args.batches:
+                for way in args.ways:
+                    print(profile_way(model, way, batch, args), end="\n\n", flush=True)
+        return
     if args.worker:
         logging.basicConfig(level=logging.WARNING)
         print(json.dumps(measure(*json.loads(args.worker))))
