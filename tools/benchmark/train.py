@@ -20,6 +20,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -182,37 +183,46 @@ def profile_way(model_name: str, way: str, batch: int, args: argparse.Namespace)
     return f"{model_name}, batch {batch}, {way}; traces in {folder}\n\n{tables(steps, trainer.model, folder)}"
 
 
-def run(model: str, way: str, batch: int, args: argparse.Namespace) -> dict[str, object]:
-    """Measure in a process of its own."""
+def run(model: str, way: str, batch: int, args: argparse.Namespace) -> dict[str, object] | None:
+    """Measure in a process of its own; None where the machine's memory does not suffice."""
     task = json.dumps([model, way, batch, args.size, args.iterations])
     done = subprocess.run([sys.executable, __file__, "--worker", task], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{model} {way} {batch}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if any(sign in done.stderr for sign in ("can't allocate memory", "MemoryError", "out of memory")):
+        return None
+    raise SystemExit(f"{model} {way} {batch}:\n{done.stderr}")
 
 
-def table(model: str, batch: int, results: dict[str, list[dict]], peaks_from: int) -> str:
-    """Return one model's and batch size's table; ratios are to `plain`."""
+def leave_some_memory(kept_bytes: int = 2**30) -> None:
+    """Let an allocation fail rather than make the system choose a process to kill."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_DATA, (total - kept_bytes, resource.RLIM_INFINITY))
 
-    def middle(way: str, name: str) -> float:
-        return statistics.median(value for result in results[way] for value in result[name])
 
-    rows, whole = [], {}
-    for way in results:
-        base, meta = middle(way, "base"), middle(way, "meta")
-        peak = statistics.median(result["peak"] for result in results[way])
-        whole[way] = (base + meta, peak, batch / middle(way, "inference"))
-        time_ratio, memory_ratio, images_ratio = (
-            whole["plain"][0] / whole[way][0], peak / whole["plain"][1], whole[way][2] / whole["plain"][2]
-        )
-        first = statistics.median(result["first"] for result in results[way])
-        rows.append(
-            [way, f"{first:.1f}", f"{base:.2f}", f"{meta:.2f}", f"{base + meta:.2f}", f"{time_ratio:.2f} x", f"{peak:,.0f}"]
-            + [f"{memory_ratio:.2f}", f"{whole[way][2]:.1f}", f"{images_ratio:.2f} x"]
-        )
+def table(model: str, batch: int, results: dict[str, list[dict]], rounds: int) -> str:
+    """Return one model's and batch size's table of medians; ratios are to `plain`."""
+    rows: list[list[str]] = []
+    plain: tuple[float, float, float] | None = None
+    for way, found in results.items():
+        if not found:
+            rows.append([way, "out of memory"])
+            continue
+
+        def middle(name: str) -> float:
+            return statistics.median(value for result in found for value in result[name])
+
+        base, meta, speed = middle("base"), middle("meta"), batch / middle("inference")
+        first, peak = (statistics.median(result[name] for result in found) for name in ("first", "peak"))
+        plain = (base + meta, peak, speed) if way == "plain" else plain
+        ratios = ["", "", ""]
+        if plain:
+            ratios = [f"{plain[0] / (base + meta):.2f} x", f"{peak / plain[1]:.2f}", f"{speed / plain[2]:.2f} x"]
+        times = [f"{first:.1f}", f"{base:.2f}", f"{meta:.2f}", f"{base + meta:.2f}", ratios[0]]
+        rows.append([way, *times, f"{peak:,.0f}", ratios[1], f"{speed:.1f}", ratios[2]])
     headers = ["way", "first s", "base s", "meta s", "both s", "faster", "peak MB", "memory", "inference images/s", "faster"]
-    title = f"{model}, batch {batch}, {peaks_from} round(s); medians"
-    return f"{title}\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}"
+    title = f"{model}, batch {batch}, medians of {rounds} round(s)"
+    return f"{title}\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}"
 
 
 def main() -> None:
@@ -234,6 +244,7 @@ def main() -> None:
         return
     if args.worker:
         logging.basicConfig(level=logging.WARNING)
+        leave_some_memory()
         print(json.dumps(measure(*json.loads(args.worker))))
         return
     ways = list(dict.fromkeys(["plain", *args.ways]))
@@ -242,7 +253,9 @@ def main() -> None:
             results: dict[str, list[dict]] = {way: [] for way in ways}
             for _ in range(args.rounds):
                 for way in ways:
-                    results[way].append(run(model, way, batch, args))
+                    found = run(model, way, batch, args)
+                    if found is not None:
+                        results[way].append(found)
             print(table(model, batch, results, args.rounds), end="\n\n", flush=True)
 
 
