@@ -5,10 +5,12 @@
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --resume
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --eval-only --resume
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 40
+    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --num-gpus 4
 
 Copy and edit this file for what the options do not offer: another loss, hook or data set is registered before `main`.
 """
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -19,11 +21,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fastreid.engine.defaults import DefaultTrainer, default_argument_parser, default_setup, feature_cache, test_only  # noqa: E402
+from fastreid.engine.launch import launch  # noqa: E402
 from fastreid.utils.errors import run_command  # noqa: E402
 
 
-def main() -> None:
-    args = default_argument_parser().parse_intermixed_args()
+def main(args: argparse.Namespace) -> None:
+    """Train or test, as one of the processes of the run."""
     cfg = default_setup(args)
     resume = args.resume or args.num_pth is not None
     cache = feature_cache(cfg, args)
@@ -36,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: launch(main, default_argument_parser().parse_intermixed_args()))

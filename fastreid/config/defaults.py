@@ -27,6 +27,7 @@ _C.MODEL.NORM = CN()
 _C.MODEL.NORM.TYPE_BACKBONE = "BN"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm (MobileNetV2)
 _C.MODEL.NORM.BIN_INIT = "one"  # first value of the gates: one (all BN), zero (all IN), half, random
 _C.MODEL.NORM.IN_FC_MULTIPLY = 0.0  # what IN multiplies 1x1 maps with, which have no statistics of their own
+_C.MODEL.NORM.SYNC = False  # batch statistics over all processes instead of each process's own
 _C.MODEL.NORM.LOAD_BN_AFFINE = True  # what the batch part takes from pre-trained weights
 _C.MODEL.NORM.LOAD_BN_RUNNING = True
 _C.MODEL.NORM.LOAD_IN_AFFINE = False  # whether the instance part takes the pre-trained scale and shift

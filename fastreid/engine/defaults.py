@@ -13,6 +13,7 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
+from fastreid.engine.launch import add_launch_arguments
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
@@ -23,6 +24,7 @@ from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_text
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.plots import plot_result
+from fastreid.utils.processes import gather, num_processes, process_rank
 from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
@@ -40,8 +42,8 @@ def default_argument_parser() -> argparse.ArgumentParser:
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--save-features", action="store_true", help="with --eval-only, keep the features in features/ of the output folder")
     features.add_argument("--features", action="store_true", help="with --eval-only, take the features that were kept")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="1: training in several processes is not available yet")
     parser.add_argument("--num-pth", type=int, metavar="K", help="--resume from model_<K>.pth instead of the last checkpoint")
+    add_launch_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
     return parser
 
@@ -53,23 +55,19 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
         UserError: no such config file, an unknown key, or a folder that cannot be written to.
     """
     setup_logger()
-    if args.num_gpus != 1:
-        raise UserError(
-            f"--num-gpus {args.num_gpus}: this version trains in one process, on the device that MODEL.DEVICE names "
-            '(MODEL.DEVICE "cuda:1" is the second GPU)'
-        )
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     if not cfg.OUTPUT_DIR:
         cfg.OUTPUT_DIR = str(output_folder(Path(args.config_file)))
     if cfg.SEED < 0:
-        cfg.SEED = random.SystemRandom().randrange(2**31)  # kept in config.yaml, so that the run can be repeated
+        # One for all processes, and kept in config.yaml, so that the run can be repeated.
+        cfg.SEED = gather(random.SystemRandom().randrange(2**31))[0]
     cfg.freeze()
     folder = Path(cfg.OUTPUT_DIR)
     setup_logger(folder)
     logger.info(f"config {args.config_file}, output folder {folder}, seed {cfg.SEED}")
-    if not args.eval_only:
+    if not args.eval_only and process_rank() == 0:
         write_text(folder / "config.yaml", cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
@@ -160,6 +158,8 @@ class DefaultTrainer(SimpleTrainer):
 
     def set_earlier_run_aside(self) -> None:
         """See to it that what a run from the beginning leaves is not taken for an earlier run's, nor the reverse."""
+        if process_rank() > 0:
+            return
         if (self.folder / LAST_CHECKPOINT).is_file():
             logger.warning(f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew")
             (self.folder / LAST_CHECKPOINT).unlink()
