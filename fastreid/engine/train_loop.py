@@ -14,14 +14,17 @@ from typing import Any, Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
 
-from fastreid.layers import running_stats
+from fastreid.layers import running_statistics, running_stats
 from fastreid.modeling.losses.build import build_losses
 from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, main_parameters
 from fastreid.solver.lr_scheduler import InnerRatio
+from fastreid.utils.comm import all_counts, average, broadcast
 from fastreid.utils.errors import UserError
 from fastreid.utils.events import EventStorage
 from fastreid.utils.precision import amp_dtype, uses_amp
+from fastreid.utils.processes import num_processes
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +92,10 @@ class TrainerBase:
 class SimpleTrainer(TrainerBase):
     """MetaBIN's iteration: base steps, then meta steps.
 
+    With several processes, each sees its share of every batch and computes the losses of the whole batch (see
+    `build_losses`); gradients are averaged, in base steps by DistributedDataParallel, so that parameters stay the same
+    in all of them. Running statistics are averaged, too, where `MODEL.NORM.SYNC` does not make them equal.
+
     Args:
         base_loader, meta_loader: iterables of batches, started again when they end. There are meta steps if
             there is a meta loader and META.DATA.NAMES is not ''.
@@ -115,6 +122,8 @@ class SimpleTrainer(TrainerBase):
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
+        broadcast(list(model.state_dict().values()))
+        self.replica: DistributedDataParallel | None = None
         self.gates = gate_parameters(model)
         self.main = main_parameters(model)
         self.base_loss = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
@@ -175,10 +184,13 @@ class SimpleTrainer(TrainerBase):
         """
         batch = self.next_batch(self.base_batches)
         with running_stats(self.model, "general"):
-            losses = self.compute_losses(batch, self.base_loss)
+            losses = self.compute_losses(batch, self.base_loss, model=self.replica)
         values = self.finite({f"base/{name}": loss for name, loss in losses.items()}, batch)
         learned = self.main if self.has_meta_step else {**self.main, **self.gates}
-        self.step(sum(losses.values()), learned)
+        self.step(sum(losses.values()), learned, averaged=self.replica is not None)
+        if num_processes() > 1:
+            self.replica = self.replica or self.make_replica(learned)
+            self.average_running_statistics()
         return values
 
     def run_step_meta_learning2(self) -> dict[str, float]:
@@ -213,11 +225,21 @@ class SimpleTrainer(TrainerBase):
         mtest = order[meta.SOLVER.MTRAIN.NUM_DOMAIN :]
         return order[: meta.SOLVER.MTRAIN.NUM_DOMAIN], mtest[:1] if meta.SOLVER.MTEST.ONLY_ONE_DOMAIN else mtest
 
-    def compute_losses(self, batch: Batch, losses: Callable[..., Losses], params: Parameters | None = None) -> Losses:
-        """Return the losses of a batch, with `params` in the place of the model's parameters of the same names."""
+    def compute_losses(
+        self,
+        batch: Batch,
+        losses: Callable[..., Losses],
+        params: Parameters | None = None,
+        model: nn.Module | None = None,
+    ) -> Losses:
+        """Return the losses of a batch, with `params` in the place of the model's parameters of the same names.
+
+        Args:
+            model: what to call instead of the model itself.
+        """
         self.model.train()
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp):
-            outputs = functional_call(self.model, params or {}, (batch,))
+            outputs = functional_call(model or self.model, params or {}, (batch,))
             return losses(outputs, batch["targets"], batch["domains"])
 
     def inner_update(self, loss: Tensor, ratio: float) -> Parameters:
@@ -237,10 +259,10 @@ class SimpleTrainer(TrainerBase):
             allow_unused=True,  # the classifier, when no meta-train loss looks at the logits
         )
         rates = self.learning_rates()
+        reached = [name for name, gradient in zip(self.inner_parameters, gradients) if gradient is not None]
         fast: Parameters = {}
-        for (name, parameter), gradient in zip(self.inner_parameters.items(), gradients):
-            if gradient is None:
-                continue
+        for name, gradient in zip(reached, average([gradient for gradient in gradients if gradient is not None])):
+            parameter = self.inner_parameters[name]
             moved = parameter - rates[parameter] * ratio / late_scale * gradient
             fast[name] = StraightThroughClamp.apply(moved) if is_gate(name) else moved
         return fast
@@ -250,12 +272,20 @@ class SimpleTrainer(TrainerBase):
         optimizers = [o for o in (self.optimizer_main, self.optimizer_norm) if o is not None]
         return {p: group["lr"] for o in optimizers for group in o.param_groups for p in group["params"]}
 
-    def step(self, loss: Tensor, learned: Parameters) -> None:
-        """Step the optimizers of the parameters `learned`, for which alone gradients are computed; clamp the gates."""
+    def step(self, loss: Tensor, learned: Parameters, averaged: bool = False) -> None:
+        """Step the optimizers of the parameters `learned`, for which alone gradients are computed; clamp the gates.
+
+        Args:
+            averaged: the backward pass averages the gradients over the processes by itself.
+        """
         parameters = list(learned.values())
         for parameter in parameters:
             parameter.grad = None
         self.scaler.scale(loss).backward(inputs=parameters)
+        if not averaged:
+            reached = [parameter for parameter in parameters if parameter.grad is not None]
+            for parameter, gradient in zip(reached, average([parameter.grad for parameter in reached])):
+                parameter.grad = gradient
         if any(not is_gate(name) for name in learned):
             self.scaler.step(self.optimizer_main)
         if any(is_gate(name) for name in learned):
@@ -264,6 +294,29 @@ class SimpleTrainer(TrainerBase):
                 for gate in self.gates.values():
                     gate.clamp_(0, 1)
         self.scaler.update()
+
+    def make_replica(self, learned: Parameters) -> DistributedDataParallel:
+        """Return the model with an averaging of the gradients that the last base step computed, during its backward pass.
+
+        Made after a base step, because DistributedDataParallel waits for the gradient of each parameter that it has, and
+        the losses need not reach all of them: without cross entropy, the classifier has none.
+        """
+        reached = {id(parameter) for parameter in learned.values() if parameter.grad is not None}
+        others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in reached]
+        for parameter in others:
+            parameter.requires_grad_(False)  # which leaves it out
+        replica = DistributedDataParallel(self.model, broadcast_buffers=False)
+        for parameter in others:
+            parameter.requires_grad_(True)
+        return replica
+
+    @torch.no_grad()
+    def average_running_statistics(self) -> None:
+        """Make the running statistics of all processes their mean, unless they are equal already."""
+        if not self.cfg.MODEL.NORM.SYNC:
+            statistics = running_statistics(self.model)
+            for own, mean in zip(statistics, average(statistics)):
+                own.copy_(mean)
 
     def next_batch(self, source: Iterator[Batch]) -> Batch:
         """Return the next batch with its tensors on the model's device; count the seconds spent waiting for it."""
@@ -302,14 +355,14 @@ class StraightThroughClamp(torch.autograd.Function):
 
 
 def select_domains(batch: Batch, domains: list[int]) -> Batch:
-    """Return the part of a batch whose images are of the given domains.
+    """Return the part of a batch whose images are of the given domains; it may be empty in some of the processes.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none in any process.
     """
     chosen = torch.isin(batch["domains"], torch.tensor(domains, device=batch["domains"].device))
     index = chosen.nonzero().squeeze(1)
-    if not len(index):
+    if not sum(all_counts(len(index))):
         raise UserError(
             f"a meta batch has no image of the domains {domains}: set META.DATA.NAIVE_WAY False, so that each domain "
             "has its share of the batch, or a larger META.DATA.MTRAIN_MINI_BATCH"
