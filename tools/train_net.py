@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fastreid.engine.defaults import DefaultTrainer, default_argument_parser, default_setup, feature_cache, test_only  # noqa: E402
-from fastreid.engine.launch import launch  # noqa: E402
 from fastreid.utils.errors import run_command  # noqa: E402
+from fastreid.utils.launch import launch  # noqa: E402
 
 
 def main(args: argparse.Namespace) -> None:

@@ -13,7 +13,6 @@ import torch
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
-from fastreid.engine.launch import add_launch_arguments
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
@@ -22,9 +21,10 @@ from fastreid.solver import build_lr_scheduler, build_optimizer
 from fastreid.utils.checkpoint import CLASSIFIER, LAST_CHECKPOINT, Checkpointer, checkpoint_names, last_checkpoint, load_weights, read_checkpoint
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_text
+from fastreid.utils.launch import add_launch_arguments
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.plots import plot_result
-from fastreid.utils.processes import gather, num_processes, process_rank
+from fastreid.utils.processes import gather, process_rank
 from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
@@ -144,6 +144,12 @@ class DefaultTrainer(SimpleTrainer):
             self.checkpointer.load(Path(self.cfg.MODEL.WEIGHTS))
         elif resume:
             logger.warning(f"--resume: {self.folder} has no checkpoint, training from the beginning")
+        starts = gather(self.start_iter)
+        if len(set(starts)) > 1:
+            raise UserError(
+                f"the processes would go on at iterations {', '.join(map(str, starts))}: OUTPUT_DIR {self.folder} must be "
+                "one folder that all machines see"
+            )
         if path is None:
             self.set_earlier_run_aside()
 
@@ -174,7 +180,10 @@ class DefaultTrainer(SimpleTrainer):
             logger.info(f"training ended at iteration {self.start_iter} already: testing it")
             self.evaluate(self.start_iter)
             return self.results
-        writers = [LogWriter(cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
+        writers, plots = [], []
+        if process_rank() == 0:
+            writers = [LogWriter(cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
+            plots = [hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png"))]
         self.register_hooks(
             [
                 hooks.IterationTimer(),
@@ -182,7 +191,7 @@ class DefaultTrainer(SimpleTrainer):
                 hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
                 hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
                 hooks.PeriodicWriter(writers, cfg.SOLVER.WRITE_PERIOD),
-                hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png")),
+                *plots,
             ]
         )
         self.train(self.start_iter, cfg.SOLVER.MAX_ITER)
@@ -259,7 +268,9 @@ def test_only(cfg: CfgNode, resume: bool, number: int | None = None, cache: Feat
 
 
 def report(cfg: CfgNode, results: Results, **about) -> Results:
-    """Log the table of results, and save it in the output folder."""
+    """Log the table of results, and save it in the output folder; of several processes, the first one does."""
+    if process_rank() > 0:
+        return results
     test = cfg.TEST
     options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
     results.save(Path(cfg.OUTPUT_DIR), **about, options=options)

@@ -11,6 +11,7 @@ import torch
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.engine.writers import Writer
+from fastreid.utils.processes import num_processes
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class PeriodicWriter(HookBase):
         self.last = time.monotonic()
 
     def after_step(self) -> None:
-        silent = time.monotonic() - self.last > self.max_silence
+        # Not with several processes, whose clocks differ: all of them look at their losses after the same iteration.
+        silent = num_processes() == 1 and time.monotonic() - self.last > self.max_silence
         if is_due(self.trainer.iter, self.period) or silent or self.trainer.iter + 1 == self.trainer.max_iter:
             self.write()
 

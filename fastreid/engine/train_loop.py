@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from typing import Any, Callable, Iterable, Iterator
@@ -31,6 +32,11 @@ logger = logging.getLogger(__name__)
 Batch = dict[str, Any]  # images (N, 3, H, W) float 0..255; targets, camids, domains (N,) long; img_paths list of N
 Losses = dict[str, Tensor]
 Parameters = dict[str, Tensor]
+
+
+# DistributedDataParallel's option to leave buffers alone has another name in newer versions of PyTorch.
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+FORWARD_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
 
 
 class NonFiniteLossError(UserError):
@@ -305,7 +311,7 @@ class SimpleTrainer(TrainerBase):
         others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in reached]
         for parameter in others:
             parameter.requires_grad_(False)  # which leaves it out
-        replica = DistributedDataParallel(self.model, broadcast_buffers=False)
+        replica = DistributedDataParallel(self.model, **{FORWARD_BUFFERS: False})
         for parameter in others:
             parameter.requires_grad_(True)
         return replica

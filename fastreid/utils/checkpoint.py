@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import atomic_path, write_text
+from fastreid.utils.processes import process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,12 @@ class Checkpointer:
         self.model, self.folder, self.objects = model, folder, objects
 
     def save(self, name: str, iteration: int) -> Path:
-        """Write `<name>.pth` after training iteration `iteration`, then name it in `last_checkpoint`."""
+        """Write `<name>.pth` after training iteration `iteration`, then name it in `last_checkpoint`.
+
+        Of several processes, the first one writes.
+        """
+        if process_rank() > 0:
+            return self.folder / f"{name}.pth"
         content = {"model": self.model.state_dict(), "iteration": iteration}
         content |= {entry: thing.state_dict() for entry, thing in self.objects.items()}
         path = self.folder / f"{name}.pth"

@@ -16,7 +16,7 @@ from typing import Callable
 import torch
 import torch.distributed as dist
 
-from fastreid.engine.supervision import Supervisor
+from fastreid.utils.supervision import Supervisor
 from fastreid.utils.errors import UserError
 from fastreid.utils.machine import num_cores, num_local_processes
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from typing import Callable, NamedTuple
 
-from fastreid.utils.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from fastreid.utils.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Stopped, UserError
 
 POLL = 0.2  # seconds
 # Seconds the others may take to end by themselves, by what the first one to leave said: after a failure to say what
@@ -146,6 +146,8 @@ class Supervisor:
         orderly = [report for report, _ in reports if report.kind in ("exit", "interrupt")]
         if self.signal is not None or (orderly and orderly[0] is reports[0][0]):
             # Whatever befell the others followed from it.
+            if orderly and orderly[0].text:
+                sys.stderr.write(f"{orderly[0].text}\n")
             sys.exit(orderly[0].status if orderly else 128 + self.signal)
         killed = [rank for rank, child in enumerate(self.children) if was_killed(child)]
         if killed or not reports:
@@ -194,6 +196,9 @@ def run_child(reports: connection.Connection, function: Callable, args: tuple) -
         return
     except UserError as error:
         kind, status, text = "user error", EXIT_USER_ERROR, str(error)
+    except Stopped as stopped:
+        reports.send(Report(time.time(), "exit", 128 + stopped.signum, str(stopped)))
+        return
     except KeyboardInterrupt:
         kind, status, text = "interrupt", EXIT_INTERRUPTED, ""
     except SystemExit as exit_:
