@@ -80,9 +80,11 @@ class PeriodicCheckpoint(HookBase):
     def after_step(self) -> None:
         iteration = self.trainer.iter
         if is_due(iteration, self.period) and iteration + 1 < self.trainer.max_iter:
+            self.trainer.read_losses()  # a checkpoint comes after no loss that is not finite
             self.checkpointer.save(f"model_{iteration:07d}", iteration)
 
     def after_train(self) -> None:
+        self.trainer.read_losses()
         self.checkpointer.save("model_final", self.trainer.max_iter - 1)
 
 
@@ -111,6 +113,7 @@ class PeriodicWriter(HookBase):
             writer.close()
 
     def write(self) -> None:
+        self.trainer.read_losses()
         for writer in self.writers:
             writer.write(self.trainer)
         self.trainer.storage.clear_new()

@@ -7,25 +7,25 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
+import math
 import time
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parallel import DistributedDataParallel
 
-from fastreid.layers import running_statistics, running_stats
+from fastreid.engine.parallel import ParallelModel, average_gradients
+from fastreid.layers import running_stats
 from fastreid.modeling.losses.build import build_losses
 from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, main_parameters
 from fastreid.solver.lr_scheduler import InnerRatio
-from fastreid.utils.comm import all_counts, average, broadcast
+from fastreid.utils.comm import all_counts, average
 from fastreid.utils.errors import UserError
 from fastreid.utils.events import EventStorage
 from fastreid.utils.precision import amp_dtype, uses_amp
-from fastreid.utils.processes import num_processes
+from fastreid.utils.processes import gather
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +34,21 @@ Losses = dict[str, Tensor]
 Parameters = dict[str, Tensor]
 
 
-# DistributedDataParallel's option to leave buffers alone has another name in newer versions of PyTorch.
-_OPTIONS = inspect.signature(DistributedDataParallel).parameters
-FORWARD_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
-
-
 class NonFiniteLossError(UserError):
-    """A loss became infinite or not a number; no weight was updated with it."""
+    """A loss became infinite or not a number in iteration `iteration`."""
+
+    def __init__(self, message: str, iteration: int):
+        super().__init__(message)
+        self.iteration = iteration
+
+
+class UnreadLosses(NamedTuple):
+    """A step's losses, still on the device."""
+
+    iteration: int
+    names: list[str]
+    values: Tensor
+    img_paths: list[str]
 
 
 class HookBase:
@@ -87,6 +95,7 @@ class TrainerBase:
             self.run_step()
             for hook in self.hooks:
                 hook.after_step()
+        self.read_losses()
         self.iter = max_iter
         for hook in self.hooks:
             hook.after_train()
@@ -94,13 +103,15 @@ class TrainerBase:
     def run_step(self) -> None:
         raise NotImplementedError
 
+    def read_losses(self) -> None:
+        """Move what steps have measured but not yet looked at into the storage; nothing, unless a trainer defers it."""
+
 
 class SimpleTrainer(TrainerBase):
     """MetaBIN's iteration: base steps, then meta steps.
 
     With several processes, each sees its share of every batch and computes the losses of the whole batch (see
-    `build_losses`); gradients are averaged, in base steps by DistributedDataParallel, so that parameters stay the same
-    in all of them. Running statistics are averaged, too, where `MODEL.NORM.SYNC` does not make them equal.
+    `build_losses`), and gradients are averaged, so that parameters stay the same in all of them.
 
     Args:
         base_loader, meta_loader: iterables of batches, started again when they end. There are meta steps if
@@ -128,8 +139,8 @@ class SimpleTrainer(TrainerBase):
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
-        broadcast(list(model.state_dict().values()))
-        self.replica: DistributedDataParallel | None = None
+        self.parallel = ParallelModel(model, cfg.MODEL.NORM.SYNC)
+        self.unread: list[UnreadLosses] = []
         self.gates = gate_parameters(model)
         self.main = main_parameters(model)
         self.base_loss = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
@@ -177,39 +188,38 @@ class SimpleTrainer(TrainerBase):
         """Run one iteration: base steps (more of them in iteration 0), then meta steps."""
         init = self.cfg.META.SOLVER.INIT
         for _ in range(init.FIRST_INNER_LOOP if self.iter == 0 else init.INNER_LOOP):
-            self.storage.put_scalars(self.run_step_meta_learning1())
+            self.run_step_meta_learning1()
         if self.has_meta_step:
             for _ in range(init.OUTER_LOOP):
-                self.storage.put_scalars(self.run_step_meta_learning2())
+                self.run_step_meta_learning2()
 
-    def run_step_meta_learning1(self) -> dict[str, float]:
+    def run_step_meta_learning1(self) -> Losses:
         """Update the base model by one batch; the gates too, if there are no meta steps to train them.
 
         Returns:
-            the losses, as {"base/loss_cls": value, ...}
+            the losses, as {"base/loss_cls": scalar tensor, ...}
         """
-        batch = self.next_batch(self.base_batches)
+        batch = self.to_device(self.next_batch(self.base_batches))
         with running_stats(self.model, "general"):
-            losses = self.compute_losses(batch, self.base_loss, model=self.replica)
-        values = self.finite({f"base/{name}": loss for name, loss in losses.items()}, batch)
+            losses = self.compute_losses(batch, self.base_loss, model=self.parallel.base_model)
+        named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
         learned = self.main if self.has_meta_step else {**self.main, **self.gates}
-        self.step(sum(losses.values()), learned, averaged=self.replica is not None)
-        if num_processes() > 1:
-            self.replica = self.replica or self.make_replica(learned)
-            self.average_running_statistics()
-        return values
+        self.step(sum(losses.values()), learned, averaged=self.parallel.averages_gradients)
+        self.parallel.after_base_step(learned.values())
+        return named
 
-    def run_step_meta_learning2(self) -> dict[str, float]:
+    def run_step_meta_learning2(self) -> Losses:
         """Update the balancing parameters (gates) by one simulated domain shift.
 
         Returns:
-            the losses, as {"mtrain/loss_stc": value, ..., "mtest/loss_triplet_mtest": value}
+            the losses, as {"mtrain/loss_stc": scalar tensor, ..., "mtest/loss_triplet_mtest": scalar tensor}
         """
         if not self.has_meta_step:
             raise UserError("a meta step needs a meta loader, and META.DATA.NAMES that names its data sets")
         batch = self.next_batch(self.meta_batches)
         mtrain_domains, mtest_domains = self.split_domains()
-        mtrain, mtest = select_domains(batch, mtrain_domains), select_domains(batch, mtest_domains)
+        # Chosen before they are on the device, which the host would otherwise have to wait for.
+        mtrain, mtest = (self.to_device(select_domains(batch, part)) for part in (mtrain_domains, mtest_domains))
         ratio = self.inner_ratio.advance()
         with running_stats(self.model, "hold"):
             inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
@@ -217,12 +227,12 @@ class SimpleTrainer(TrainerBase):
             outer = self.compute_losses(mtest, self.mtest_loss, fast)  # virtual unseen domains
         losses = {f"mtrain/{name}": loss for name, loss in inner.items()}
         losses |= {f"mtest/{name}": loss for name, loss in outer.items()}
-        values = self.finite(losses, batch)
+        named = self.record(losses, batch)
         total = sum(outer.values())
         if self.cfg.META.LOSS.COMBINED:
             total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
         self.step(total, self.outer_parameters)
-        return values
+        return named
 
     def split_domains(self) -> tuple[list[int], list[int]]:
         """Return the meta-train and the meta-test domains of one meta step, drawn at random."""
@@ -289,9 +299,7 @@ class SimpleTrainer(TrainerBase):
             parameter.grad = None
         self.scaler.scale(loss).backward(inputs=parameters)
         if not averaged:
-            reached = [parameter for parameter in parameters if parameter.grad is not None]
-            for parameter, gradient in zip(reached, average([parameter.grad for parameter in reached])):
-                parameter.grad = gradient
+            average_gradients(parameters)
         if any(not is_gate(name) for name in learned):
             self.scaler.step(self.optimizer_main)
         if any(is_gate(name) for name in learned):
@@ -301,51 +309,57 @@ class SimpleTrainer(TrainerBase):
                     gate.clamp_(0, 1)
         self.scaler.update()
 
-    def make_replica(self, learned: Parameters) -> DistributedDataParallel:
-        """Return the model with an averaging of the gradients that the last base step computed, during its backward pass.
-
-        Made after a base step, because DistributedDataParallel waits for the gradient of each parameter that it has, and
-        the losses need not reach all of them: without cross entropy, the classifier has none.
-        """
-        reached = {id(parameter) for parameter in learned.values() if parameter.grad is not None}
-        others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in reached]
-        for parameter in others:
-            parameter.requires_grad_(False)  # which leaves it out
-        replica = DistributedDataParallel(self.model, **{FORWARD_BUFFERS: False})
-        for parameter in others:
-            parameter.requires_grad_(True)
-        return replica
-
-    @torch.no_grad()
-    def average_running_statistics(self) -> None:
-        """Make the running statistics of all processes their mean, unless they are equal already."""
-        if not self.cfg.MODEL.NORM.SYNC:
-            statistics = running_statistics(self.model)
-            for own, mean in zip(statistics, average(statistics)):
-                own.copy_(mean)
-
     def next_batch(self, source: Iterator[Batch]) -> Batch:
-        """Return the next batch with its tensors on the model's device; count the seconds spent waiting for it."""
+        """Return the next batch, and count the seconds spent waiting for it."""
         start = time.perf_counter()
         batch = next(source)
         self.storage.add_to("data_time", time.perf_counter() - start)
+        return batch
+
+    def to_device(self, batch: Batch) -> Batch:
+        """Return a batch with its tensors on the model's device."""
         return {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
-    def finite(self, losses: Losses, batch: Batch) -> dict[str, float]:
-        """Return the losses as numbers.
+    def record(self, losses: Losses, batch: Batch) -> Losses:
+        """Keep a step's losses until `read_losses`; return them without their graphs.
+
+        Raises:
+            NonFiniteLossError: `SOLVER.CHECK_FINITE` asks for a look at each, and one is not finite.
+        """
+        losses = {name: loss.detach() for name, loss in losses.items()}
+        self.unread.append(UnreadLosses(self.iter, list(losses), torch.stack(list(losses.values())), batch["img_paths"]))
+        if self.cfg.SOLVER.CHECK_FINITE:
+            self.read_losses()
+        return losses
+
+    def read_losses(self) -> None:
+        """Put the losses of the steps since the last call into the storage: the only time the host waits for the device.
 
         Raises:
             NonFiniteLossError: one is not finite; the message has the iteration, the losses and the images.
         """
-        values = dict(zip(losses, torch.stack([loss.detach().double() for loss in losses.values()]).tolist()))
-        bad = [f"{name} = {value}" for name, value in values.items() if not abs(value) < float("inf")]
-        if bad:
-            images = "\n  ".join(map(str, batch["img_paths"]))
-            raise NonFiniteLossError(
-                f"iteration {self.iter}: not finite: {', '.join(bad)}. No weight was updated with it. Lower SOLVER.BASE_LR "
-                f"or META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}"
-            )
-        return values
+        unread, self.unread = self.unread, []
+        if not unread:
+            return
+        values = iter(torch.cat([step.values for step in unread]).tolist())
+        for step in unread:
+            losses = dict(zip(step.names, values))
+            bad = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
+            if bad:
+                raise NonFiniteLossError(self.non_finite_message(step, bad), step.iteration)
+            self.storage.put_scalars(losses)
+
+    def non_finite_message(self, step: UnreadLosses, bad: list[str]) -> str:
+        """Return what to tell about losses that are not finite."""
+        if self.cfg.SOLVER.CHECK_FINITE:
+            since = "No weight was updated with it"
+        else:
+            since = "The last checkpoint is from before it (SOLVER.CHECK_FINITE True stops before weights are updated)"
+        images = "\n  ".join(str(path) for paths in gather(step.img_paths) for path in paths)
+        return (
+            f"iteration {step.iteration}: not finite: {', '.join(bad)}. {since}. Lower SOLVER.BASE_LR or "
+            f"META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}"
+        )
 
 
 class StraightThroughClamp(torch.autograd.Function):
@@ -366,8 +380,7 @@ def select_domains(batch: Batch, domains: list[int]) -> Batch:
     Raises:
         UserError: there are none in any process.
     """
-    chosen = torch.isin(batch["domains"], torch.tensor(domains, device=batch["domains"].device))
-    index = chosen.nonzero().squeeze(1)
+    index = torch.isin(batch["domains"], torch.tensor(domains)).nonzero().squeeze(1)
     if not sum(all_counts(len(index))):
         raise UserError(
             f"a meta batch has no image of the domains {domains}: set META.DATA.NAIVE_WAY False, so that each domain "
