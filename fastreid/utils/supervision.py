@@ -16,9 +16,9 @@ from typing import Callable, NamedTuple
 from fastreid.utils.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Stopped, UserError
 
 POLL = 0.2  # seconds
-# Seconds the others may take to end by themselves, by what the first one to leave said: after a failure to say what
-# befell them (the first to report need not be the cause), after an orderly exit to finish theirs, which may save a file.
-GRACE = {"failure": 1.0, "user error": 1.0, "interrupt": 3.0, "exit": 300.0}
+# Seconds the others may take to end by themselves, by how the first one left: after a failure to say what befell them
+# (the first to report need not be the cause), after a stop, on which all agree, to save a checkpoint.
+GRACE = {"failure": 1.0, "user error": 1.0, "exit": 3.0, "stop": 300.0}
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -134,7 +134,7 @@ class Supervisor:
         """End the processes that still run, and the children (loader workers) of all that did not end well."""
         for child in self.children:
             if child.status is None or child.left:
-                kill_group(child.process.pid)
+                kill_with_children(child.process)
         for child in self.children:
             child.process.join()
 
@@ -143,7 +143,7 @@ class Supervisor:
         if not self.first_to_leave():
             return
         reports = sorted((child.report, rank) for rank, child in enumerate(self.children) if child.report)
-        orderly = [report for report, _ in reports if report.kind in ("exit", "interrupt")]
+        orderly = [report for report, _ in reports if report.kind in ("exit", "stop")]
         if self.signal is not None or (orderly and orderly[0] is reports[0][0]):
             # Whatever befell the others followed from it.
             if orderly and orderly[0].text:
@@ -176,13 +176,12 @@ def was_killed(child: Child) -> bool:
     return child.report is None and (child.status or 0) < 0 and child.status != -signal.SIGABRT
 
 
-def kill_group(pid: int) -> None:
+def kill_with_children(process: multiprocessing.process.BaseProcess) -> None:
     """Kill a process and its own children; either may have ended already."""
-    for kill in (os.killpg, os.kill):  # a young process is not in a group of its own yet
-        try:
-            kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # nothing is left, or the process is too young to be in a group of its own
+        process.kill()
 
 
 def run_child(reports: connection.Connection, function: Callable, args: tuple) -> None:
@@ -197,15 +196,15 @@ def run_child(reports: connection.Connection, function: Callable, args: tuple) -
     except UserError as error:
         kind, status, text = "user error", EXIT_USER_ERROR, str(error)
     except Stopped as stopped:
-        reports.send(Report(time.time(), "exit", 128 + stopped.signum, str(stopped)))
+        reports.send(Report(time.time(), "stop", 128 + stopped.signum, str(stopped)))
         return
     except KeyboardInterrupt:
-        kind, status, text = "interrupt", EXIT_INTERRUPTED, ""
+        kind, status, text = "exit", EXIT_INTERRUPTED, ""
     except SystemExit as exit_:
-        if exit_.code:
-            status = exit_.code if isinstance(exit_.code, int) else 1
-            reports.send(Report(time.time(), "exit", status))
-        raise
+        if not exit_.code:
+            return
+        number = isinstance(exit_.code, int)
+        kind, status, text = "exit", exit_.code if number else 1, "" if number else str(exit_.code)
     except BaseException:
         kind, status, text = "failure", 1, traceback.format_exc()
     reports.send(Report(time.time(), kind, status, text))
