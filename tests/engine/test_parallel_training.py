@@ -21,18 +21,28 @@ def script():
     return module
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def states(request, tmp_path_factory):
-    """What each process ended with."""
-    world, folder = request.param, tmp_path_factory.mktemp("processes")
+@pytest.fixture(scope="module")
+def folder(script, tmp_path_factory):
+    """Where the processes leave what they ended with."""
+    folder = tmp_path_factory.mktemp("processes")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
     processes = [
-        subprocess.Popen([sys.executable, SCRIPT, str(rank), str(world), folder], env=environment, stderr=subprocess.PIPE)
-        for rank in range(world)
+        subprocess.Popen([sys.executable, SCRIPT, str(rank), folder], env=environment, stderr=subprocess.PIPE)
+        for rank in range(max(script.WORLDS))
     ]
-    errors = [process.communicate(timeout=TIMEOUT)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * world, "\n".join(errors)
-    return [torch.load(folder / f"process_{rank}.pth") for rank in range(world)]
+    try:
+        errors = [process.communicate(timeout=TIMEOUT)[1].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(process.returncode for process in processes), "\n".join(errors)
+    return folder
+
+
+@pytest.fixture(params=[2, 3])
+def states(request, folder):
+    """What each of two, or of three, processes ended with."""
+    return [torch.load(folder / f"process_{rank}_of_{request.param}.pth") for rank in range(request.param)]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +74,11 @@ def test_without_them_they_do_not(states, single):
         state, expected = states[0][name][0], single[name][0]
         different = {key for key, value in state.items() if not torch.allclose(value, expected[key], rtol=0, atol=1e-10)}
         assert {"backbone.1.gate", "backbone.1.bat_n.running_mean", "heads.classifier_fc.weight"} <= different
+
+
+def test_a_step_is_left_out_where_a_gradient_overflows_in_one_process(states):
+    for _, losses in (state["overflow_in_one_process"] for state in states):
+        assert losses["scale"] == 1024 / 4  # halved once for the base step and once for the meta step
 
 
 def test_gates_and_weights_have_moved(single, script):

@@ -1,4 +1,4 @@
-"""Runs that one and several processes train alike; started by test_parallel_training.py with rank, number and folder."""
+"""Runs that one and several processes train alike; started by test_parallel_training.py with rank and folder."""
 
 import importlib.util
 import itertools
@@ -10,10 +10,12 @@ import torch.distributed as dist
 
 from fastreid.layers import synchronize_statistics
 
+WORLDS = (3, 2)  # numbers of processes, the largest first
 ITERATIONS = 3
 BATCHES = 4
 
-# Options of each run; "shares" tells how identities are shared out. All of them but the last two have statistics in common.
+# Options of each run. "shares" tells how identities are shared out; "overflows" is the parameters whose gradient is infinite
+# in the last process, and when. All of them but the last two have statistics in common.
 SECOND_ORDER = {"META__SOLVER__MTRAIN__SECOND_ORDER": True, "META__SOLVER__STOP_GRADIENT": False}
 RUNS = {
     "metabin": {"META__LOSS__COMBINED": True},
@@ -32,6 +34,7 @@ RUNS = {
         "META__LOSS__MTRAIN_NAME": ("CrossEntropyLoss", "STD"),
     },
     "no_meta_step": {"meta": False},
+    "overflow_in_one_process": {"overflows": {"backbone.0.weight": 2, "backbone.1.gate": 4}},
     "own_statistics": {"MODEL__NORM__SYNC": False},
     "own_statistics_and_missing_domains": {"MODEL__NORM__SYNC": False, "shares": "lopsided"},
 }
@@ -57,27 +60,43 @@ def share(batch, rank, world, shares):
     return {**part, "img_paths": [batch["img_paths"][i] for i in index.tolist()]}
 
 
+def overflow(parameter, time):
+    """Make the gradient of a parameter infinite when it is computed for the `time`-th time."""
+    times = itertools.count(1)
+    parameter.register_hook(lambda gradient: gradient * torch.inf if next(times) == time else gradient)
+
+
 def train(name, rank=0, world=1):
     """Return the state of the model after one of the RUNS, and the losses of its iterations."""
     options = {"MODEL__NORM__SYNC": True, "META__SOLVER__INIT__FIRST_INNER_LOOP": 2, **RUNS[name]}
-    meta, shares = options.pop("meta", True), options.pop("shares", "dealt")
+    meta, shares, overflows = options.pop("meta", True), options.pop("shares", "dealt"), options.pop("overflows", {})
     tiny = tiny_run()
     trainer = tiny.make_trainer(meta=meta, **options)
     synchronize_statistics(trainer.model, trainer.cfg.MODEL.NORM.SYNC)
+    if overflows:
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for parameter, time in overflows.items() if rank == world - 1 else ():
+        overflow(trainer.model.get_parameter(parameter), time)
     torch.manual_seed(7)
     streams = [[tiny.make_batch() for _ in range(BATCHES)] for _ in ("base", "meta")]
     if world > 1:
         streams = [[share(batch, rank, world, shares) for batch in stream] for stream in streams]
     trainer.base_batches, trainer.meta_batches = (itertools.cycle(stream) for stream in streams)
     trainer.train(0, ITERATIONS)
-    return trainer.model.state_dict(), trainer.storage.new_means()
+    means = trainer.storage.new_means()
+    if overflows:
+        means["scale"] = trainer.scaler.get_scale()
+    return trainer.model.state_dict(), means
 
 
-def main(rank: int, world: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting_point", rank=rank, world_size=world)
-    torch.save({name: train(name, rank, world) for name in RUNS}, folder / f"process_{rank}.pth")
-    dist.destroy_process_group()
+def main(rank: int, folder: Path) -> None:
+    for world in WORLDS:
+        if rank < world:
+            meeting_point = f"file://{folder}/meeting_point_{world}"
+            dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
+            torch.save({name: train(name, rank, world) for name in RUNS}, folder / f"process_{rank}_of_{world}.pth")
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), Path(sys.argv[2]))

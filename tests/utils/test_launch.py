@@ -13,6 +13,7 @@ import pytest
 
 from fastreid.utils import launch as launching
 from fastreid.utils.errors import UserError
+from fastreid.utils.machine import num_cores
 from fastreid.utils.launch import LAUNCHER_VARIABLES, add_launch_arguments, launch, meeting_point
 
 SCRIPT = Path(__file__).with_name("launched_command.py")
@@ -117,8 +118,7 @@ def test_processes_of_two_machines_meet_and_the_loss_of_one_ends_those_of_both(t
     commands = [start("--machine-rank", rank, *together) for rank in range(2)]
     try:
         found = [facts(tmp_path, rank) for rank in range(2)]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        assert [values[1:] for values in found] == [[2, 3, 0, cores]] * 2
+        assert [values[1:] for values in found] == [[2, 3, 0, num_cores()]] * 2
         os.kill(found[1][0], signal.SIGKILL)
         errors = [command.communicate(timeout=TIMEOUT)[1] for command in commands]
     finally:
