@@ -219,6 +219,12 @@ class TestPeriodicWriter:
         run(hooks.PeriodicWriter([collector], 100, max_silence=-1.0), end=3)
         assert [iteration for iteration, _ in collector.written] == [0, 1, 2, 2]
 
+    def test_silence_is_not_broken_by_one_of_several_processes(self, monkeypatch):
+        monkeypatch.setattr(hooks, "num_processes", lambda: 2)
+        collector = Collector()
+        run(hooks.PeriodicWriter([collector], 100, max_silence=-1.0), end=3)
+        assert [iteration for iteration, _ in collector.written] == [2, 2]
+
 
 def test_log_line_tells_time_losses_rates_and_memory(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
