@@ -21,7 +21,7 @@ from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, ma
 from fastreid.solver.lr_scheduler import InnerRatio
 from fastreid.utils.errors import UserError
 from fastreid.utils.events import EventStorage
-from fastreid.utils.precision import amp_dtype, uses_amp
+from fastreid.utils.precision import CountingScaler, amp_dtype, uses_amp
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,15 @@ Parameters = dict[str, Tensor]
 
 
 class NonFiniteLossError(UserError):
-    """A loss became infinite or not a number; no weight was updated with it."""
+    """A loss became infinite or not a number.
+
+    Args:
+        iteration: the first one that showed it.
+    """
+
+    def __init__(self, message: str, iteration: int):
+        super().__init__(message)
+        self.iteration = iteration
 
 
 class HookBase:
@@ -85,6 +93,9 @@ class TrainerBase:
     def run_step(self) -> None:
         raise NotImplementedError
 
+    def require_finite(self) -> None:
+        """Check what was computed until now, before it is kept; a loop that knows of no model has nothing to check."""
+
 
 class SimpleTrainer(TrainerBase):
     """MetaBIN's iteration: base steps, then meta steps.
@@ -113,7 +124,7 @@ class SimpleTrainer(TrainerBase):
         self.base_batches, self.meta_batches = batches(base_loader), batches(meta_loader)
         self.device = next(model.parameters()).device
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
+        self.scaler = CountingScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
         self.gates = gate_parameters(model)
         self.main = main_parameters(model)
@@ -284,7 +295,8 @@ class SimpleTrainer(TrainerBase):
             images = "\n  ".join(map(str, batch["img_paths"]))
             raise NonFiniteLossError(
                 f"iteration {self.iter}: not finite: {', '.join(bad)}. No weight was updated with it. Lower SOLVER.BASE_LR "
-                f"or META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}"
+                f"or META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}",
+                self.iter,
             )
         return values
 

@@ -15,18 +15,9 @@ from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import Items
 from fastreid.utils.errors import UserError
 from fastreid.utils.precision import amp_dtype, uses_amp
+from fastreid.utils.processes import num_processes, process_rank
 
 logger = logging.getLogger(__name__)
-
-
-def num_processes() -> int:
-    """Return the number of processes that share the evaluation."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def process_rank() -> int:
-    """Return this process's number, from 0."""
-    return dist.get_rank() if num_processes() > 1 else 0
 
 
 def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Tensor | None:

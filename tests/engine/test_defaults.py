@@ -125,15 +125,24 @@ class TestEpochs:
 
 
 class TestFindCheckpoint:
+    def save(self, path):
+        content = {"model": {"a": torch.arange(3.0)}, "iteration": 9}
+        torch.save(content, path)
+
+    def found(self, folder, number=None):
+        path, content = defaults.find_checkpoint(folder, number)
+        assert content["iteration"] == 9 and content["model"]["a"].tolist() == [0, 1, 2]
+        return path
+
     def test_last_one_is_the_default(self, tmp_path):
         assert defaults.find_checkpoint(tmp_path, None) is None
         (tmp_path / "last_checkpoint").write_text("/published/elsewhere/model_0000009.pth\n")
-        (tmp_path / "model_0000009.pth").touch()
-        assert defaults.find_checkpoint(tmp_path, None) == tmp_path / "model_0000009.pth"
+        self.save(tmp_path / "model_0000009.pth")
+        assert self.found(tmp_path) == tmp_path / "model_0000009.pth"
 
     def test_a_number_chooses_one(self, tmp_path):
-        (tmp_path / "model_0000119.pth").touch()
-        assert defaults.find_checkpoint(tmp_path, 119) == tmp_path / "model_0000119.pth"
+        self.save(tmp_path / "model_0000119.pth")
+        assert self.found(tmp_path, 119) == tmp_path / "model_0000119.pth"
 
     def test_a_number_that_is_not_there_lists_what_is(self, tmp_path):
         with pytest.raises(UserError, match="--num-pth 7: no checkpoint .*model_0000007.pth; found none"):

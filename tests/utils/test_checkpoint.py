@@ -125,6 +125,7 @@ def test_the_last_checkpoint_is_the_one_saved_last(tmp_path, trained):
     trained.checkpointer.save("model_final", 5)
     assert last_checkpoint(tmp_path) == tmp_path / "model_final.pth"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoints.json",
         "last_checkpoint",
         "model_0000002.pth",
         "model_0000005.pth",
@@ -182,7 +183,11 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_other_file(tmp_path,
     with pytest.raises(Exception, match="lambda"):
         Checkpointer(network(), tmp_path, thing=Unsavable()).save("model_0000002", 7)
     assert (tmp_path / "model_0000002.pth").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000002.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoints.json",
+        "last_checkpoint",
+        "model_0000002.pth",
+    ]
 
 
 def test_a_full_disk_is_an_error_of_the_user(tmp_path):
