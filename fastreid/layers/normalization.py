@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastreid.layers.normalize import EAGER, activate, normalize
 from fastreid.utils.errors import UserError
 
 STATS_MODES = ("general", "hold", "eval")
@@ -46,47 +47,9 @@ def running_stats(model: nn.Module, mode: str) -> Iterator[None]:
             layer.stats_mode = old
 
 
-class InstanceMoments(torch.autograd.Function):
-    """Mean and biased variance of each image and channel, in two passes over the map.
-
-    Vectorized on the CPU, where `torch.var_mean` is not and takes most of a network's time, and needing no more than
-    the input for the backward pass. The second pass subtracts the mean first, so large means cancel nothing.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = x.mean((2, 3))
-        var = (x - mean[..., None, None]).square_().mean((2, 3))
-        ctx.save_for_backward(x, mean)
-        return mean, var
-
-    @staticmethod
-    def backward(ctx, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
-        # Of ordinary operations on the saved input and output, so that second-order updates differentiate it again.
-        x, mean = ctx.saved_tensors
-        pixels = x.shape[2] * x.shape[3]
-        slope = 2 / pixels * grad_var
-        return scale_shift(x, slope, grad_mean / pixels - slope * mean)
-
-
-def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of each image and channel, two (N, C) tensors."""
-    return InstanceMoments.apply(x)
-
-
 def pool_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Return the batch's mean and biased variance (C,) from the images' (N, C): the law of total variance."""
     return mean.mean(0), var.mean(0) + mean.var(0, correction=0)
-
-
-def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return scale * x + shift for coefficients of shape (C,) or (N, C), in the type of x."""
-    return torch.addcmul(shift[..., None, None], x, scale[..., None, None]).to(x.dtype)
-
-
-def statistics_input(x: Tensor) -> Tensor:
-    """Return x in float32 where it is in half precision: sums over a map overflow or round there."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -106,12 +69,12 @@ class BatchNorm(nn.BatchNorm2d):
     def updates_running_stats(self) -> bool:
         return self.training and self.stats_mode == "general"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
         if self.updates_running_stats:
             self.num_batches_tracked.add_(1)
         held = self.uses_batch_stats and not self.updates_running_stats
-        return F.batch_norm(
+        out = F.batch_norm(
             x,
             None if held else self.running_mean,
             None if held else self.running_var,
@@ -121,19 +84,27 @@ class BatchNorm(nn.BatchNorm2d):
             self.momentum,
             self.eps,
         )
+        return activate(out, activation, residual)
 
-    def moments(self, inst_mean: Tensor, inst_var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """Return the mean and variance (C,) to normalize with, and update the running ones as the mode says.
+    def moments_source(self, pixels: int) -> Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]:
+        """Return the function that gives the mean and variance (C,) to normalize with, in the present mode.
+
+        The function takes the images' moments (N, C), (N, C), and whether it may move the running statistics.
 
         Args:
-            inst_mean, inst_var: (N, C) of the input's images. pixels: H * W.
+            pixels: H * W of the maps.
         """
-        if not self.uses_batch_stats:
-            return self.running_mean, self.running_var
-        mean, var = pool_moments(inst_mean, inst_var)
-        if self.updates_running_stats:
-            self.track(mean.detach(), var.detach(), pixels * inst_mean.shape[0])
-        return mean, var
+        uses_batch_stats, updates = self.uses_batch_stats, self.updates_running_stats
+
+        def moments(inst_mean: Tensor, inst_var: Tensor, track: bool) -> tuple[Tensor, Tensor]:
+            if not uses_batch_stats:
+                return self.running_mean, self.running_var
+            mean, var = pool_moments(inst_mean, inst_var)
+            if updates and track:
+                self.track(mean.detach(), var.detach(), pixels * inst_mean.shape[0])
+            return mean, var
+
+        return moments
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int) -> None:
@@ -146,16 +117,22 @@ class BatchNorm(nn.BatchNorm2d):
 class InstanceNorm(nn.Module):
     """Instance normalization with affine parameters; 1x1 maps, which have no variance, are multiplied by a constant."""
 
+    kernels = EAGER
+
     def __init__(self, num_features: int, fc_multiply: float = 0.0, eps: float = 1e-5):
         super().__init__()
         self.num_features, self.fc_multiply, self.eps = num_features, fc_multiply, eps
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         if x.shape[2:] == (1, 1):
-            return x * self.fc_multiply
-        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+            return activate(x * self.fc_multiply, activation, residual)
+
+        def coefficients(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, track: bool) -> tuple[Tensor, Tensor]:
+            return instance_coefficients(var, weight, bias, self.eps)
+
+        return normalize(x, coefficients, (self.weight, self.bias), activation, residual, self.kernels)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, fc_multiply={self.fc_multiply}"
@@ -164,46 +141,61 @@ class InstanceNorm(nn.Module):
 class BatchInstanceNormHalf(nn.Module):
     """BN on the first ceil(C / 2) channels, IN on the rest ("BIN_half")."""
 
+    kernels = EAGER
+
     def __init__(self, num_features: int, fc_multiply: float = 0.0):
         super().__init__()
         self.batch_channels = math.ceil(num_features / 2)
         self.bat_n = BatchNorm(self.batch_channels)
         self.ins_n = InstanceNorm(num_features - self.batch_channels, fc_multiply)
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch_part, instance_part = x.split([self.batch_channels, x.shape[1] - self.batch_channels], dim=1)
-        if not instance_part.shape[1]:
-            return self.bat_n(batch_part)
-        return torch.cat([self.bat_n(batch_part), self.ins_n(instance_part)], dim=1)
+    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
+        batch, instance, split = self.bat_n, self.ins_n, self.batch_channels
+        moments = batch.moments_source(x.shape[2] * x.shape[3])
+        single_pixel = x.shape[2:] == (1, 1)
+
+        def coefficients(inst_mean, inst_var, batch_weight, batch_bias, weight, bias, track):
+            mean, var = moments(inst_mean[:, :split], inst_var[:, :split], track)
+            left = batch_coefficients(inst_mean[:, :split], mean, var, batch_weight, batch_bias, batch.eps)
+            right_mean, right_var = inst_mean[:, split:], inst_var[:, split:]
+            if single_pixel:
+                right = constant_multiple(right_mean, instance.fc_multiply)
+            else:
+                right = instance_coefficients(right_var, weight, bias, instance.eps)
+            return tuple(torch.cat(parts, 1) for parts in zip(left, right))
+
+        parameters = (batch.weight, batch.bias, instance.weight, instance.bias)
+        return normalize(x, coefficients, parameters, activation, residual, self.kernels)
 
 
 class SharedAffineBatchInstanceNorm(BatchNorm):
     """g * w * BN^(x) + b + (1 - g) * w * IN^(x), where ^ is normalization without affine ("BIN_gate1")."""
 
+    kernels = EAGER
+
     def __init__(self, num_features: int, gate_init: str = "one"):
         super().__init__(num_features)
         self.gate = nn.Parameter(initial_gate(num_features, gate_init))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
+        moments = self.moments_source(x.shape[2] * x.shape[3])
         single_pixel = x.shape[2:] == (1, 1)
-        stats_x = statistics_input(x)
-        inst_mean, inst_var = instance_moments(stats_x)
-        mean, var = self.moments(inst_mean, inst_var, x.shape[2] * x.shape[3])
-        batch_scale = self.gate * self.weight * torch.rsqrt(var + self.eps)
-        scale, shift = batch_scale, self.bias - mean * batch_scale
-        if not single_pixel:
-            inst_scale = (1 - self.gate) * self.weight * torch.rsqrt(inst_var + self.eps)
-            scale, shift = scale + inst_scale, shift - inst_mean * inst_scale
-        return scale_shift(stats_x, scale, shift).to(x.dtype)
+
+        def coefficients(inst_mean, inst_var, weight, bias, gate, track):
+            mean, var = moments(inst_mean, inst_var, track)
+            scale, shift = batch_coefficients(inst_mean, mean, var, gate * weight, bias, self.eps)
+            if not single_pixel:
+                scale = scale + (1 - gate) * weight * torch.rsqrt(inst_var + self.eps)
+            return scale, shift
+
+        return normalize(x, coefficients, (self.weight, self.bias, self.gate), activation, residual, self.kernels)
 
 
 class BatchInstanceNorm(nn.Module):
-    """g * BN(x) + (1 - g) * IN(x), one gate g in [0, 1] per channel: MetaBIN's layer ("BIN_gate2").
+    """g * BN(x) + (1 - g) * IN(x), one gate g in [0, 1] per channel: MetaBIN's layer ("BIN_gate2")."""
 
-    Both normalizations are multiply-adds of x with coefficients that do not depend on the pixel, so they are merged
-    into one: the two outputs are never stored.
-    """
+    kernels = EAGER
 
     def __init__(self, num_features: int, gate_init: str = "one", fc_multiply: float = 0.0):
         super().__init__()
@@ -211,20 +203,45 @@ class BatchInstanceNorm(nn.Module):
         self.ins_n = InstanceNorm(num_features, fc_multiply)
         self.gate = nn.Parameter(initial_gate(num_features, gate_init))
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, instance, gate = self.bat_n, self.ins_n, self.gate
-        stats_x = statistics_input(x)
-        inst_mean, inst_var = instance_moments(stats_x)
-        mean, var = batch.moments(inst_mean, inst_var, x.shape[2] * x.shape[3])
-        batch_scale = batch.weight * torch.rsqrt(var + batch.eps)
-        scale, shift = gate * batch_scale, gate * (batch.bias - mean * batch_scale)
-        if x.shape[2:] == (1, 1):
-            scale = scale + (1 - gate) * instance.fc_multiply
-        else:
-            inst_scale = instance.weight * torch.rsqrt(inst_var + instance.eps)
-            scale = scale + (1 - gate) * inst_scale
-            shift = shift + (1 - gate) * (instance.bias - inst_mean * inst_scale)
-        return scale_shift(stats_x, scale, shift).to(x.dtype)
+    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
+        batch, instance = self.bat_n, self.ins_n
+        moments = batch.moments_source(x.shape[2] * x.shape[3])
+        single_pixel = x.shape[2:] == (1, 1)
+
+        def coefficients(inst_mean, inst_var, batch_weight, batch_bias, weight, bias, gate, track):
+            mean, var = moments(inst_mean, inst_var, track)
+            batch_part = batch_coefficients(inst_mean, mean, var, batch_weight, batch_bias, batch.eps)
+            if single_pixel:
+                instance_part = constant_multiple(inst_mean, instance.fc_multiply)
+            else:
+                instance_part = instance_coefficients(inst_var, weight, bias, instance.eps)
+            return tuple(gate * b + (1 - gate) * i for b, i in zip(batch_part, instance_part))
+
+        parameters = (batch.weight, batch.bias, instance.weight, instance.bias, self.gate)
+        return normalize(x, coefficients, parameters, activation, residual, self.kernels)
+
+
+# Each normalization as scale * (x - inst_mean) + shift; what is returned broadcasts to (N, C).
+
+
+def batch_coefficients(
+    inst_mean: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of batch normalization with moments (C,)."""
+    scale = weight * torch.rsqrt(var + eps)
+    shift = bias + (inst_mean - mean) * scale
+    return scale.expand_as(shift), shift
+
+
+def instance_coefficients(inst_var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of instance normalization."""
+    scale = weight * torch.rsqrt(inst_var + eps)
+    return scale, bias.expand_as(scale)
+
+
+def constant_multiple(inst_mean: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of a multiplication of x by a constant."""
+    return torch.full_like(inst_mean, factor), inst_mean * factor
 
 
 def initial_gate(num_features: int, init: str) -> Tensor:

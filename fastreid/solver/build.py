@@ -7,6 +7,7 @@ from typing import Iterable
 import torch
 from torch import nn
 
+from fastreid.solver.sgd import MergedSGD
 from fastreid.utils.errors import UserError
 
 # What a name in META.MODEL.META_COMPUTE_LAYER selects, by the parameter's name and number of dimensions.
@@ -47,7 +48,7 @@ def layer_parameters(model: nn.Module, groups: Iterable[str]) -> dict[str, nn.Pa
 
 
 def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer | None:
-    """Return the SGD optimizer called `which`, one parameter group per parameter as published checkpoints have it.
+    """Return the SGD optimizer called `which`, whose state has one group per parameter as published checkpoints do.
 
     "main": every trained parameter but the gates, with momentum and weight decay; learning rate BASE_LR times the
     factors for biases, backbone and heads. "norm": the gates, without either, at BASE_LR x LR_FACTOR.GATE; None for a
@@ -57,7 +58,7 @@ def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer 
     if which == "norm":
         lr = solver.BASE_LR * cfg.META.SOLVER.LR_FACTOR.GATE
         groups = [{"params": [p], "lr": lr} for p in gate_parameters(model).values()]
-        return torch.optim.SGD(groups, lr=lr) if groups else None
+        return MergedSGD(groups, lr=lr) if groups else None
     if which != "main":
         raise ValueError(f'an optimizer is called "main" or "norm"; found {which!r}')
     groups = []
@@ -67,4 +68,4 @@ def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer 
         lr *= solver.BACKBONE_LR_FACTOR if name.startswith("backbone.") else solver.HEADS_LR_FACTOR
         decay = solver.WEIGHT_DECAY_BIAS if is_bias else solver.WEIGHT_DECAY
         groups.append({"params": [parameter], "lr": lr, "weight_decay": decay})
-    return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)
+    return MergedSGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)

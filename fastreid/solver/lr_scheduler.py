@@ -7,14 +7,29 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from typing import Any
 
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastreid.solver.sgd import MergedSGD
 from fastreid.utils.errors import UserError
 
 
-class WarmupLR(LRScheduler):
+class Schedule(LRScheduler):
+    """Base class: a schedule whose state has one rate per parameter, as published checkpoints do."""
+
+    PER_GROUP = ("base_lrs", "_last_lr")
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return state | {name: self.optimizer.per_parameter(state[name]) for name in self.PER_GROUP}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        rates = {name: self.optimizer.per_group(state_dict[name]) for name in self.PER_GROUP if name in state_dict}
+        super().load_state_dict({**state_dict, **rates})
+
+
+class WarmupLR(Schedule):
     """Base class: learning rate = warm-up factor x `decayed(initial rate)`.
 
     Args:
@@ -22,7 +37,7 @@ class WarmupLR(LRScheduler):
         warmup_factor: the factor at iteration 0. warmup_method: "linear" rises from it, "constant" holds it.
     """
 
-    def __init__(self, optimizer: Optimizer, warmup_iters: int, warmup_factor: float, warmup_method: str):
+    def __init__(self, optimizer: MergedSGD, warmup_iters: int, warmup_factor: float, warmup_method: str):
         if warmup_method not in ("linear", "constant"):
             raise UserError(f"SOLVER.WARMUP_METHOD must be linear or constant; found {warmup_method!r}")
         self.warmup_iters, self.warmup_factor, self.warmup_method = warmup_iters, warmup_factor, warmup_method
@@ -47,7 +62,7 @@ class WarmupLR(LRScheduler):
 class WarmupMultiStepLR(WarmupLR):
     """Multiply the rate by `gamma` at each of the iterations `milestones`."""
 
-    def __init__(self, optimizer: Optimizer, milestones: list[int], gamma: float, **warmup):
+    def __init__(self, optimizer: MergedSGD, milestones: list[int], gamma: float, **warmup):
         self.milestones, self.gamma = sorted(milestones), gamma
         super().__init__(optimizer, **warmup)
 
@@ -58,7 +73,7 @@ class WarmupMultiStepLR(WarmupLR):
 class WarmupCosineAnnealingLR(WarmupLR):
     """Hold the rate for `delay_iters` iterations, then let it fall to `eta_min_lr` along half a cosine until `max_iters`."""
 
-    def __init__(self, optimizer: Optimizer, max_iters: int, delay_iters: int, eta_min_lr: float, **warmup):
+    def __init__(self, optimizer: MergedSGD, max_iters: int, delay_iters: int, eta_min_lr: float, **warmup):
         if delay_iters >= max_iters:
             raise UserError(f"SOLVER.DELAY_ITERS must be below SOLVER.MAX_ITER; found {delay_iters} and {max_iters} iterations")
         self.max_iters, self.delay_iters, self.eta_min_lr = max_iters, delay_iters, eta_min_lr
@@ -76,10 +91,10 @@ class ConstantLR(WarmupLR):
         return lr
 
 
-class TriangularLR(LRScheduler):
+class TriangularLR(Schedule):
     """A triangular cycle (Smith, arXiv 1506.01186) between rate / ratio and rate x ratio."""
 
-    def __init__(self, optimizer: Optimizer, period: int, up_ratio: float, ratio: float):
+    def __init__(self, optimizer: MergedSGD, period: int, up_ratio: float, ratio: float):
         self.period, self.up_ratio, self.ratio = period, up_ratio, ratio
         super().__init__(optimizer)
 
@@ -139,7 +154,7 @@ class InnerRatio:
         self.steps = state["steps"]
 
 
-def build_lr_scheduler(cfg, optimizer: Optimizer, which: str) -> LRScheduler:
+def build_lr_scheduler(cfg, optimizer: MergedSGD, which: str) -> LRScheduler:
     """Return the schedule of the optimizer called `which`, "main" or "norm".
 
     `SOLVER.SCHED` is the main one. `META.SOLVER.NORM_SCHEDULER` is the gates': "equal" is constant, "same" the main

@@ -10,6 +10,7 @@ from torch import nn
 
 from fastreid.config import get_cfg
 from fastreid.solver.lr_scheduler import InnerRatio, WarmupMultiStepLR
+from fastreid.solver.sgd import MergedSGD
 from fastreid.utils.checkpoint import Checkpointer, last_checkpoint, read_checkpoint
 from fastreid.utils.errors import UserError
 
@@ -25,8 +26,8 @@ class Run:
 
     def __init__(self, folder, without=()):
         self.model = network()
-        main = torch.optim.SGD(self.model[0].parameters(), lr=0.1, momentum=0.9)
-        norm = torch.optim.SGD(self.model[2].parameters(), lr=0.5)
+        main = MergedSGD([{"params": [p]} for p in self.model[0].parameters()], lr=0.1, momentum=0.9)
+        norm = MergedSGD([{"params": [p]} for p in self.model[2].parameters()], lr=0.5)
         warmup = {"warmup_iters": 4, "warmup_factor": 0.01, "warmup_method": "linear"}
         cfg = get_cfg()
         cfg.SOLVER.ITERS_PER_EPOCH = 5

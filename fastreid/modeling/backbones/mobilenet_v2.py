@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastreid.layers import InstanceNorm, norm_factory
 from fastreid.layers.normalization import BatchNorm, NormFactory
+from fastreid.layers.normalize import RELU6
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights
 from fastreid.utils.errors import UserError
@@ -37,10 +38,9 @@ class ConvNormActivation(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn = norm(c_out)
-        self.relu = nn.ReLU6(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
+        return self.bn(self.conv(x), RELU6)
 
 
 class InvertedResidual(nn.Module):
@@ -56,8 +56,8 @@ class InvertedResidual(nn.Module):
         self.bn = norm(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn(self.conv3(self.dwconv2(self.conv1(x))))
-        return x + out if self.has_shortcut else out
+        out = self.conv3(self.dwconv2(self.conv1(x)))
+        return self.bn(out, residual=x if self.has_shortcut else None)
 
 
 class MobileNetV2(nn.Module):

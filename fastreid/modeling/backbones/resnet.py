@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastreid.layers import norm_factory
 from fastreid.layers.normalization import NormFactory
+from fastreid.layers.normalize import RELU
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
 from fastreid.modeling.backbones.pretrained import NO_PRETRAIN, load_imagenet, read_weights
 from fastreid.utils.checkpoint import load_tensors
@@ -44,13 +45,11 @@ class BasicBlock(nn.Module):
         self.bn1 = norm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = norm(planes)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(norm, c_in, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out = self.conv2(self.bn1(self.conv1(x), RELU))
+        return self.bn2(out, RELU, x if self.downsample is None else self.downsample(x))
 
 
 class Bottleneck(nn.Module):
@@ -67,14 +66,12 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(planes)
         self.conv3 = nn.Conv2d(planes, c_out, 1, bias=False)
         self.bn3 = norm(c_out)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(norm, c_in, c_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out = self.bn1(self.conv1(x), RELU)
+        out = self.conv3(self.bn2(self.conv2(out), RELU))
+        return self.bn3(out, RELU, x if self.downsample is None else self.downsample(x))
 
 
 # depth: (block, blocks in layer1..layer4)
@@ -101,7 +98,6 @@ class ResNet(nn.Module):
         self.variant = str(depth)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
         for index, (blocks, stride) in enumerate(zip(counts, (1, 2, 2, last_stride))):
@@ -117,7 +113,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.bn1(self.conv1(x), RELU))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from fastreid.layers.normalization import instance_moments
+from fastreid.layers.normalize import moments
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -10,10 +10,10 @@ from fastreid.layers.normalization import instance_moments
 def test_without_gradients_the_moments_are_the_same(shape, memory_format):
     x = (100 + torch.randn(shape)).contiguous(memory_format=memory_format)
     before = x.clone()
-    expected = instance_moments(x.double())
+    expected = moments(x.double())
     for context in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
         with context:
-            for found, right in zip(instance_moments(x), expected):
+            for found, right in zip(moments(x), expected):
                 assert found.shape == shape[:2]
                 torch.testing.assert_close(found, right.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x, before, rtol=0, atol=0)

@@ -1,0 +1,72 @@
+"""SGD over groups of equal hyper-parameters, kept in checkpoints as published: one group per parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+# What a checkpoint decides; how a step is computed is this program's and this machine's business.
+HYPER_PARAMETERS = ("lr", "initial_lr", "momentum", "dampening", "weight_decay", "nesterov")
+FUSED_DEVICES = ("cpu", "cuda")
+
+
+class MergedSGD(torch.optim.SGD):
+    """SGD that steps all parameters of equal hyper-parameters at once.
+
+    On the CPU and on CUDA a step is PyTorch's fused one; with a gradient scaler it asks the device, not the host,
+    whether the gradients are finite.
+
+    Args:
+        groups: parameter groups of one parameter each. defaults: of `torch.optim.SGD`.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **defaults: Any):
+        merged: dict[tuple, dict[str, Any]] = {}
+        self.group_of: list[int] = []  # of each parameter, in the order given
+        parameters: list[nn.Parameter] = []
+        for group in groups:
+            (parameter,) = group["params"]
+            key = tuple(sorted((name, value) for name, value in group.items() if name != "params"))
+            merged.setdefault(key, {**group, "params": []})["params"].append(parameter)
+            self.group_of.append(list(merged).index(key))
+            parameters.append(parameter)
+        fused = all(p.device.type in FUSED_DEVICES for p in parameters)
+        super().__init__(list(merged.values()), fused=fused, **defaults)
+        position = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
+        self._position = [position[p] for p in parameters]  # in the merged groups, of each parameter
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state with one group per parameter."""
+        own = super().state_dict()
+        groups = [{**own["param_groups"][group], "params": [i]} for i, group in enumerate(self.group_of)]
+        state = {i: own["state"][at] for i, at in enumerate(self._position) if at in own["state"]}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state with one group per parameter.
+
+        Raises:
+            ValueError: it is of another number of parameters, or of groups that differ where these do not.
+        """
+        given = state_dict["param_groups"]
+        if [group["params"] for group in given] != [[i] for i in range(len(self.group_of))]:
+            raise ValueError(f"expected {len(self.group_of)} groups of one parameter, found {len(given)} groups")
+        own = super().state_dict()
+        for i, group in enumerate(self.group_of):
+            values = {name: given[i][name] for name in HYPER_PARAMETERS if name in given[i]}
+            first = self.group_of.index(group)
+            if any(given[first].get(name) != value for name, value in values.items()):
+                raise ValueError(f"parameters {first} and {i} have the same learning rate and decay here, but not in the file")
+            own["param_groups"][group].update(values)
+        state = {at: state_dict["state"][i] for i, at in enumerate(self._position) if i in state_dict["state"]}
+        super().load_state_dict({"state": state, "param_groups": own["param_groups"]})
+
+    def per_parameter(self, values: list[float]) -> list[float]:
+        """Return a value for each parameter from one for each merged group."""
+        return [values[group] for group in self.group_of]
+
+    def per_group(self, values: list[float]) -> list[float]:
+        """Return a value for each merged group from one for each parameter."""
+        return [values[self.group_of.index(group)] for group in range(len(self.param_groups))]
