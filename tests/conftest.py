@@ -23,12 +23,6 @@ def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also run what takes minutes: 20 kills instead of 3")
 
 
-@pytest.fixture
-def long_tests(request):
-    """Whether the long versions of tests are asked for."""
-    return request.config.getoption("--long")
-
-
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Random numbers that a test draws are the same each time."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing.process import BaseProcess
 from typing import Any, Iterator
 
 import torch
@@ -23,17 +25,37 @@ class BatchStream:
         self.loader = loader
         self.position = 0
         self.batches: Iterator[Batch] | None = None
+        self.workers: list[BaseProcess] = []
 
     def __iter__(self) -> BatchStream:
         return self
 
     def __next__(self) -> Batch:
         if self.batches is None:
-            self.loader.batch_sampler.start = self.position
-            self.batches = iter(self.loader)
-        batch = next(self.batches)
+            self.begin()
+        try:
+            batch = next(self.batches)
+        except (OSError, EOFError) as error:  # the connection to a worker
+            self.raise_if_killed(error)
+            raise
         self.position += 1
         return batch
+
+    def begin(self) -> None:
+        """Let the loader begin with the batch at `position`."""
+        self.loader.batch_sampler.start = self.position
+        before = multiprocessing.active_children()
+        self.batches = iter(self.loader)
+        # None are new where the workers go on from an earlier beginning.
+        self.workers = [child for child in multiprocessing.active_children() if child not in before] or self.workers
+
+    def raise_if_killed(self, error: Exception) -> None:
+        """Raise what PyTorch raises if a worker was killed and it notices that first, not the broken connection."""
+        for worker in self.workers:
+            worker.join(timeout=1)
+            if worker.exitcode is not None and worker.exitcode < 0:
+                name = signal.Signals(-worker.exitcode).name
+                raise RuntimeError(f"DataLoader worker (pid {worker.pid}) is killed by signal: {name}.") from error
 
     def seek(self, position: int) -> None:
         """Go on with the batch at `position`."""

@@ -83,7 +83,7 @@ class ResumableTrainer(SimpleTrainer):
         return positions
 
     def resume_best(self) -> None:
-        """Take the best result of model_best.pth if it came after the checkpoint that the run goes on from."""
+        """Take the best result of model_best.pth if it is of the evaluation that came right after the checkpoint."""
         path = self.folder / f"{BEST}.pth"
         if not path.is_file():
             return
@@ -92,7 +92,7 @@ class ResumableTrainer(SimpleTrainer):
         except UserError as error:
             logger.warning(f"{error}: the next best model replaces it")
             return
-        if kept and kept["metric"] == self.best.metric and kept["value"] > self.best.value:
+        if kept and kept["metric"] == self.best.metric and self.best.iteration < kept["iteration"] < self.start_iter:
             self.best.load_state_dict(kept)
 
     def set_earlier_run_aside(self) -> None:

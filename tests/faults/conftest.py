@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,10 +96,14 @@ def launcher():
 
 
 class Work:
-    """A folder with data sets, a config, and runs in folders of their own."""
+    """A folder with data sets, a config, and runs in folders of their own.
 
-    def __init__(self, folder, launcher):
+    `reference` is a run of `epochs` epochs that nothing disturbed.
+    """
+
+    def __init__(self, folder, launcher, epochs, reference=None):
         self.folder, self.launcher, self.started = folder, launcher, []
+        self.epochs, self.reference = epochs, reference
         self.data = folder / "datasets"
         write_data(self.data)
         self.config = folder / "tiny.yml"
@@ -123,6 +128,15 @@ class Work:
         """Train until the end of some epochs and return what was printed."""
         return self.start(run, "SOLVER.MAX_ITER", epochs, *words).finish(status)
 
+    def train_until(self, run, checkpoint, *words):
+        """Train until a checkpoint is there, which takes less time than to the end; return what was printed."""
+        command = self.start(run, *words)
+        deadline = time.monotonic() + TIMEOUT
+        while self.last(run) < checkpoint and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(command.pid, signal.SIGKILL)
+        return command.finish(status=-signal.SIGKILL)
+
     def last(self, run):
         """Return the name in last_checkpoint, '' without one."""
         path = self.folder / run / "last_checkpoint"
@@ -139,13 +153,45 @@ class Work:
     def content(self, run, name="model_final.pth"):
         return torch.load(self.folder / run / name, weights_only=True)
 
+    def assert_like_the_reference(self, run, name="model_final.pth"):
+        """Compare all that a checkpoint holds, but for the output folder and the like in its config."""
+        ours, expected = (torch.load(folder / name, weights_only=True) for folder in (self.folder / run, self.reference))
+        assert not different({**ours, "config": None}, {**expected, "config": None})
+
+    def copy_of_the_reference(self, run, last):
+        """Make a run as the reference was after its checkpoint `last`."""
+        listed = json.loads((self.reference / "checkpoints.json").read_text())
+        kept = listed[: listed.index(last) + 1]
+        (self.folder / run).mkdir()
+        for name in kept:
+            shutil.copy(self.reference / name, self.folder / run)
+        (self.folder / run / "checkpoints.json").write_text(json.dumps(kept))
+        (self.folder / run / "last_checkpoint").write_text(last)
+        return self.folder / run
+
     def names(self, run):
         return sorted(path.name for path in (self.folder / run).iterdir())
 
 
+@pytest.fixture(scope="session")
+def kills(request):
+    """How often the run of test_killed_runs.py is killed."""
+    return 20 if request.config.getoption("--long") else 3
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory, launcher, kills):
+    """The folder of a run that nothing disturbed, and its epochs: enough for all kills to come before its end."""
+    epochs = 2 * kills + 2
+    work = Work(tmp_path_factory.mktemp("reference"), launcher, epochs)
+    work.complete("run", epochs)
+    return work.folder / "run", epochs
+
+
 @pytest.fixture
-def work(tmp_path, launcher):
-    work = Work(tmp_path, launcher)
+def work(tmp_path, launcher, reference):
+    folder, epochs = reference
+    work = Work(tmp_path, launcher, epochs, folder)
     yield work
     for pid in work.started:  # what a failed test has left
         try:
@@ -165,13 +211,3 @@ def different(left, right, name=""):
     if isinstance(left, torch.Tensor):
         return [] if isinstance(right, torch.Tensor) and torch.equal(left, right) else [name]
     return [] if left == right else [name]
-
-
-@pytest.fixture(scope="session")
-def compare():
-    """The function above for what two runs end with, but for the output folder in their configs."""
-
-    def compare(left, right):
-        return different({**left, "config": None}, {**right, "config": None})
-
-    return compare
