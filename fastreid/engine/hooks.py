@@ -135,6 +135,7 @@ class PeriodicWriter(HookBase):
             writer.close()
 
     def write(self) -> None:
+        self.trainer.read_losses()
         for writer in self.writers:
             writer.write(self.trainer)
         self.trainer.storage.clear_new()

@@ -6,10 +6,9 @@ import logging
 import math
 from typing import Any
 
-import torch
 from torch import nn
 
-from fastreid.engine.train_loop import HookBase, NonFiniteLossError
+from fastreid.engine.train_loop import HookBase, NonFiniteLossError, first_non_finite
 from fastreid.evaluation.results import COLUMNS
 from fastreid.utils.errors import UserError
 
@@ -22,12 +21,10 @@ def require_finite_weights(model: nn.Module, iteration: int) -> None:
     Raises:
         NonFiniteLossError: one is not finite: the iteration's gradient was not.
     """
-    tensors = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-    finite = torch.stack([value.isfinite().all() for value in tensors.values()])
-    if not finite.all():  # the only time that a GPU is waited for
-        name = list(tensors)[int(finite.logical_not().nonzero()[0])]
+    bad = first_non_finite({name: value for name, value in model.state_dict().items() if value.is_floating_point()})
+    if bad is not None:
         raise NonFiniteLossError(
-            f"iteration {iteration}: not finite: {name} after the update, so its gradient was not. No checkpoint holds it. "
+            f"iteration {iteration}: not finite: {bad} after the update, so a gradient was not. No checkpoint holds it. "
             "Lower SOLVER.BASE_LR or META.SOLVER.LR_FACTOR.GATE",
             iteration,
         )

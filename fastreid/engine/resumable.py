@@ -152,6 +152,7 @@ class ResumableTrainer(SimpleTrainer):
             raise NonFiniteLossError(f"no checkpoint yet to roll back to: {error}", error.iteration) from error
         self.rollback.note(error.iteration)
         self.storage.discard()
+        self.unread.clear()
         self.resume(*found)
         logger.warning(
             f"{str(error).splitlines()[0]} Rolled back to {found[0]}; the batches of iteration {error.iteration} are left "
@@ -184,11 +185,12 @@ class ResumableTrainer(SimpleTrainer):
         raise Stopped(f"stopped by {request}: the same command with --resume goes on from {last}", request.signum)
 
     def require_finite(self) -> None:
-        """Check the weights.
+        """Check all losses, and the weights.
 
         Raises:
             NonFiniteLossError: one is not finite.
         """
+        self.read_losses()
         require_finite_weights(self.model, min(self.iter, self.max_iter - 1))
 
 

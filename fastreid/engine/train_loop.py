@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +32,20 @@ Parameters = dict[str, Tensor]
 
 
 class NonFiniteLossError(UserError):
-    """A loss became infinite or not a number.
-
-    Args:
-        iteration: the first one that showed it.
-    """
+    """A loss, or a weight after the update, became infinite or not a number in iteration `iteration`."""
 
     def __init__(self, message: str, iteration: int):
         super().__init__(message)
         self.iteration = iteration
+
+
+class UnreadLosses(NamedTuple):
+    """A step's losses, still on the device."""
+
+    iteration: int
+    names: list[str]
+    values: Tensor
+    img_paths: list[str]
 
 
 class HookBase:
@@ -86,6 +92,7 @@ class TrainerBase:
             self.run_step()
             for hook in self.hooks:
                 hook.after_step()
+        self.read_losses()
         self.iter = max_iter
         for hook in self.hooks:
             hook.after_train()
@@ -93,8 +100,12 @@ class TrainerBase:
     def run_step(self) -> None:
         raise NotImplementedError
 
+    def read_losses(self) -> None:
+        """Move what steps have measured but not yet looked at into the storage; nothing, unless a trainer defers it."""
+
     def require_finite(self) -> None:
-        """Check what was computed until now, before it is kept; a loop that knows of no model has nothing to check."""
+        """Check what was computed until now, before a checkpoint keeps it."""
+        self.read_losses()
 
 
 class SimpleTrainer(TrainerBase):
@@ -126,6 +137,7 @@ class SimpleTrainer(TrainerBase):
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
         self.scaler = CountingScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
+        self.unread: list[UnreadLosses] = []
         self.gates = gate_parameters(model)
         self.main = main_parameters(model)
         self.base_loss = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
@@ -173,36 +185,37 @@ class SimpleTrainer(TrainerBase):
         """Run one iteration: base steps (more of them in iteration 0), then meta steps."""
         init = self.cfg.META.SOLVER.INIT
         for _ in range(init.FIRST_INNER_LOOP if self.iter == 0 else init.INNER_LOOP):
-            self.storage.put_scalars(self.run_step_meta_learning1())
+            self.run_step_meta_learning1()
         if self.has_meta_step:
             for _ in range(init.OUTER_LOOP):
-                self.storage.put_scalars(self.run_step_meta_learning2())
+                self.run_step_meta_learning2()
 
-    def run_step_meta_learning1(self) -> dict[str, float]:
+    def run_step_meta_learning1(self) -> Losses:
         """Update the base model by one batch; the gates too, if there are no meta steps to train them.
 
         Returns:
-            the losses, as {"base/loss_cls": value, ...}
+            the losses, as {"base/loss_cls": scalar tensor, ...}
         """
-        batch = self.next_batch(self.base_batches)
+        batch = self.to_device(self.next_batch(self.base_batches))
         with running_stats(self.model, "general"):
             losses = self.compute_losses(batch, self.base_loss)
-        values = self.finite({f"base/{name}": loss for name, loss in losses.items()}, batch)
+        named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
         learned = self.main if self.has_meta_step else {**self.main, **self.gates}
         self.step(sum(losses.values()), learned)
-        return values
+        return named
 
-    def run_step_meta_learning2(self) -> dict[str, float]:
+    def run_step_meta_learning2(self) -> Losses:
         """Update the balancing parameters (gates) by one simulated domain shift.
 
         Returns:
-            the losses, as {"mtrain/loss_stc": value, ..., "mtest/loss_triplet_mtest": value}
+            the losses, as {"mtrain/loss_stc": scalar tensor, ..., "mtest/loss_triplet_mtest": scalar tensor}
         """
         if not self.has_meta_step:
             raise UserError("a meta step needs a meta loader, and META.DATA.NAMES that names its data sets")
         batch = self.next_batch(self.meta_batches)
         mtrain_domains, mtest_domains = self.split_domains()
-        mtrain, mtest = select_domains(batch, mtrain_domains), select_domains(batch, mtest_domains)
+        # Chosen before they are on the device, which the host would otherwise have to wait for.
+        mtrain, mtest = (self.to_device(select_domains(batch, part)) for part in (mtrain_domains, mtest_domains))
         ratio = self.inner_ratio.advance()
         with running_stats(self.model, "hold"):
             inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
@@ -210,12 +223,12 @@ class SimpleTrainer(TrainerBase):
             outer = self.compute_losses(mtest, self.mtest_loss, fast)  # virtual unseen domains
         losses = {f"mtrain/{name}": loss for name, loss in inner.items()}
         losses |= {f"mtest/{name}": loss for name, loss in outer.items()}
-        values = self.finite(losses, batch)
+        named = self.record(losses, batch)
         total = sum(outer.values())
         if self.cfg.META.LOSS.COMBINED:
             total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
         self.step(total, self.outer_parameters)
-        return values
+        return named
 
     def split_domains(self) -> tuple[list[int], list[int]]:
         """Return the meta-train and the meta-test domains of one meta step, drawn at random."""
@@ -267,6 +280,8 @@ class SimpleTrainer(TrainerBase):
         for parameter in parameters:
             parameter.grad = None
         self.scaler.scale(loss).backward(inputs=parameters)
+        if self.cfg.SOLVER.CHECK_FINITE and not self.scaler.is_enabled():  # the scaler leaves such updates out by itself
+            self.check_gradients(learned)
         if any(not is_gate(name) for name in learned):
             self.scaler.step(self.optimizer_main)
         if any(is_gate(name) for name in learned):
@@ -276,29 +291,75 @@ class SimpleTrainer(TrainerBase):
                     gate.clamp_(0, 1)
         self.scaler.update()
 
+    def check_gradients(self, learned: Parameters) -> None:
+        """Raise NonFiniteLossError if a gradient is not finite, before it spoils the weights."""
+        bad = first_non_finite({name: p.grad for name, p in learned.items() if p.grad is not None})
+        if bad is not None:
+            raise NonFiniteLossError(
+                f"iteration {self.iter}: not finite: the gradient of {bad}. No weight was updated with it. Lower "
+                "SOLVER.BASE_LR or META.SOLVER.LR_FACTOR.GATE",
+                self.iter,
+            )
+
     def next_batch(self, source: Iterator[Batch]) -> Batch:
-        """Return the next batch with its tensors on the model's device; count the seconds spent waiting for it."""
+        """Return the next batch, and count the seconds spent waiting for it."""
         start = time.perf_counter()
         batch = next(source)
         self.storage.add_to("data_time", time.perf_counter() - start)
+        return batch
+
+    def to_device(self, batch: Batch) -> Batch:
+        """Return a batch with its tensors on the model's device."""
         return {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
-    def finite(self, losses: Losses, batch: Batch) -> dict[str, float]:
-        """Return the losses as numbers.
+    def record(self, losses: Losses, batch: Batch) -> Losses:
+        """Keep a step's losses until `read_losses`; return them without their graphs.
+
+        Raises:
+            NonFiniteLossError: `SOLVER.CHECK_FINITE` asks for a look at each, and one is not finite.
+        """
+        losses = {name: loss.detach() for name, loss in losses.items()}
+        self.unread.append(UnreadLosses(self.iter, list(losses), torch.stack(list(losses.values())), batch["img_paths"]))
+        if self.cfg.SOLVER.CHECK_FINITE:
+            self.read_losses()
+        return losses
+
+    def read_losses(self) -> None:
+        """Put the losses of the steps since the last call into the storage: the only time the host waits for the device.
 
         Raises:
             NonFiniteLossError: one is not finite; the message has the iteration, the losses and the images.
         """
-        values = dict(zip(losses, torch.stack([loss.detach().double() for loss in losses.values()]).tolist()))
-        bad = [f"{name} = {value}" for name, value in values.items() if not abs(value) < float("inf")]
-        if bad:
-            images = "\n  ".join(map(str, batch["img_paths"]))
-            raise NonFiniteLossError(
-                f"iteration {self.iter}: not finite: {', '.join(bad)}. No weight was updated with it. Lower SOLVER.BASE_LR "
-                f"or META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}",
-                self.iter,
-            )
-        return values
+        unread, self.unread = self.unread, []
+        if not unread:
+            return
+        values = iter(torch.cat([step.values for step in unread]).tolist())
+        for step in unread:
+            losses = dict(zip(step.names, values))
+            bad = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
+            if bad:
+                raise NonFiniteLossError(self.non_finite_message(step, bad), step.iteration)
+            self.storage.put_scalars(losses)
+
+    def non_finite_message(self, step: UnreadLosses, bad: list[str]) -> str:
+        """Return what to tell about losses that are not finite."""
+        if self.cfg.SOLVER.CHECK_FINITE:
+            since = "No weight was updated with it"
+        else:
+            since = "The last checkpoint is from before it (SOLVER.CHECK_FINITE True stops before weights are updated)"
+        images = "\n  ".join(map(str, step.img_paths))
+        return (
+            f"iteration {step.iteration}: not finite: {', '.join(bad)}. {since}. Lower SOLVER.BASE_LR or "
+            f"META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}"
+        )
+
+
+def first_non_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that has an infinite value or one that is not a number, None without any."""
+    if not tensors:
+        return None
+    bad = torch.stack([value.isfinite().all() for value in tensors.values()]).logical_not()
+    return list(tensors)[int(bad.nonzero()[0])] if bad.any() else None
 
 
 class StraightThroughClamp(torch.autograd.Function):
@@ -319,8 +380,7 @@ def select_domains(batch: Batch, domains: list[int]) -> Batch:
     Raises:
         UserError: there are none.
     """
-    chosen = torch.isin(batch["domains"], torch.tensor(domains, device=batch["domains"].device))
-    index = chosen.nonzero().squeeze(1)
+    index = torch.isin(batch["domains"], torch.tensor(domains)).nonzero().squeeze(1)
     if not len(index):
         raise UserError(
             f"a meta batch has no image of the domains {domains}: set META.DATA.NAIVE_WAY False, so that each domain "

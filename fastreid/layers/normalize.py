@@ -48,6 +48,13 @@ def statistics_input(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Return the order of the elements of x in memory."""
+    ambiguous = x.is_contiguous()  # as 1x1 maps are
+    channels_last = not ambiguous and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def per_map(values: Tensor) -> Tensor:
     """Return (N, C) values shaped to meet (N, C, H, W)."""
     return values[..., None, None]
@@ -181,6 +188,7 @@ class Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, y, *parameters = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=memory_format(x))  # as pooling's is not
         if ctx.activation is not None:
             grad = ctx.kernels.activation_gradient(grad, y, ctx.activation)
         differentiate = differentiable_gradients if torch.is_grad_enabled() else gradients

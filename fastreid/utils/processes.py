@@ -31,7 +31,6 @@ def any_process(flag: bool) -> bool:
     """Tell whether `flag` is set in any process; all must call it."""
     if num_processes() == 1:
         return flag
-    on_gpu = dist.get_backend() == "nccl"
-    raised = torch.tensor(int(flag), device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu")
+    raised = torch.tensor(int(flag))
     dist.all_reduce(raised, op=dist.ReduceOp.MAX)
     return bool(raised)

@@ -140,8 +140,8 @@ class TestNonFiniteLoss:
         parameters = {name for name, _ in trainer.model.named_parameters()}
         assert not tiny.changed(trainer, before) & parameters
 
-    def poisoned(self, tiny):
-        trainer = tiny.make_trainer()
+    def poisoned(self, tiny, check=True):
+        trainer = tiny.make_trainer(SOLVER__CHECK_FINITE=check)
         batch = tiny.make_batch()
         batch["images"][:] = float("nan")
         trainer.base_batches, trainer.meta_batches = (train_loop.batches([batch]) for _ in range(2))
@@ -153,6 +153,24 @@ class TestNonFiniteLoss:
         with pytest.raises(UserError):
             trainer.train(41, 43)
         assert trainer.iter == 41
+
+    def test_losses_are_looked_at_later_unless_asked_for(self, tiny):
+        trainer, _ = self.poisoned(tiny, check=False)
+        good = train_loop.batches([tiny.make_batch()])
+        trainer.base_batches, bad = good, trainer.base_batches
+        trainer.run_step_meta_learning1()
+        trainer.iter, trainer.base_batches = 42, bad
+        trainer.run_step_meta_learning1()
+        assert not trainer.storage.new_means()
+        with pytest.raises(NonFiniteLossError, match="iteration 42: not finite: base/loss_cls = nan") as error:
+            trainer.read_losses()
+        assert error.value.iteration == 42
+        assert trainer.storage.new_means().keys() == {"base/loss_cls", "base/loss_triplet"}  # of iteration 41
+
+    def test_no_run_ends_before_its_losses_were_looked_at(self, tiny):
+        trainer, _ = self.poisoned(tiny, check=False)
+        with pytest.raises(NonFiniteLossError, match="iteration 41"):
+            trainer.train(41, 43)
 
 
 class TestMixedPrecision:
@@ -188,9 +206,13 @@ class TestMixedPrecision:
         scaled.meta_batches = train_loop.batches([plain.meta_batch])
         scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         inner_losses, real_grad = [], torch.autograd.grad
-        monkeypatch.setattr(
-            torch.autograd, "grad", lambda loss, *a, **k: inner_losses.append(loss.item()) or real_grad(loss, *a, **k)
-        )
+
+        def grad(loss, *arguments, **options):
+            if isinstance(loss, torch.Tensor):  # else of a normalization's coefficients
+                inner_losses.append(loss.item())
+            return real_grad(loss, *arguments, **options)
+
+        monkeypatch.setattr(torch.autograd, "grad", grad)
         plain.run_step_meta_learning2(), scaled.run_step_meta_learning2()
         assert inner_losses[1] == pytest.approx(inner_losses[0] * (1 if early else 1024))
         gates = [{name: gate.detach() for name, gate in t.gates.items()} for t in (plain, scaled)]

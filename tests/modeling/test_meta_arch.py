@@ -178,3 +178,19 @@ def test_a_users_backbone_head_and_architecture_can_be_chosen(registered):
     model = build_model(config(*options, "MODEL.META_ARCHITECTURE", "PairModel")).eval()
     assert isinstance(model.backbone, TinyBackbone) and isinstance(model.heads, LoudHead)
     assert model({"images": images()}).shape == (2, 8)
+
+
+def test_every_map_is_in_channels_last_forward_and_backward():
+    model = build_model(config("MODEL.NORM.BIN_INIT", "half"))
+    layouts = set()
+
+    def watch(module, args, out):
+        if isinstance(module, nn.Conv2d):
+            out.register_hook(lambda grad: layouts.add(grad.is_contiguous(memory_format=torch.channels_last)))
+        layouts.add(out.is_contiguous(memory_format=torch.channels_last))
+
+    for module in model.backbone.modules():
+        if isinstance(module, nn.Conv2d) or hasattr(module, "gate"):
+            module.register_forward_hook(watch)
+    model({"images": images(), "targets": torch.tensor([0, 1])}).features.square().sum().backward()
+    assert layouts == {True}

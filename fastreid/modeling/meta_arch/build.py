@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(cfg) -> nn.Module:
-    """Return the model that `MODEL.META_ARCHITECTURE` names, on `MODEL.DEVICE`.
+    """Return the model that `MODEL.META_ARCHITECTURE` names, on `MODEL.DEVICE`, its convolutions in channels_last.
 
     Raises:
         UserError: an option has no such value, or pre-trained weights are missing.
     """
     device = select_device(cfg.MODEL.DEVICE)
-    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(device)
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(device, memory_format=torch.channels_last)
 
 
 def select_device(name: str) -> torch.device:

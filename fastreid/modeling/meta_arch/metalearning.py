@@ -35,7 +35,7 @@ class Metalearning(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor | HeadOutput:
-        images = batch["images"].to(self.device)
+        images = batch["images"].to(self.device, memory_format=torch.channels_last)
         feature_map = self.backbone((images - self.pixel_mean) / self.pixel_std)
         if not self.training:
             return self.heads(feature_map)
