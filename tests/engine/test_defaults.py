@@ -90,6 +90,12 @@ class TestSetup:
         assert first.SEED >= 0 and first.SEED != second.SEED
         assert yaml.safe_load((folder / "config.yaml").read_text())["SEED"] == second.SEED
 
+    def test_a_resumed_run_has_the_seed_that_was_drawn(self, tmp_path):
+        first, _ = self.set_up(tmp_path, "SEED", "-1")
+        again, _ = self.set_up(tmp_path, "SEED", "-1", "--resume")
+        by_number, _ = self.set_up(tmp_path, "SEED", "-1", "--num-pth", "7")
+        assert first.SEED == again.SEED == by_number.SEED
+
     def test_a_wrong_key_is_one_clear_line(self, tmp_path):
         with pytest.raises(UserError, match="unknown key SOLVER.BASELR; the nearest valid key is SOLVER.BASE_LR"):
             self.set_up(tmp_path, "SOLVER.BASELR", "1")
@@ -163,6 +169,30 @@ def test_a_run_without_iterations_or_lines_is_a_user_error(tmp_path, monkeypatch
     monkeypatch.setattr(defaults, "build_train_loaders", lambda cfg: TrainLoaders([], None, 5, 0, 3))
     with pytest.raises(UserError, match=f"{option} .* at least 1"):
         defaults.DefaultTrainer(make_cfg(tmp_path, option, 0))
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("SOLVER.CHECKPOINT_KEEP", -1, "SOLVER.CHECKPOINT_KEEP must be 0 .all. or a number of checkpoints; found -1"),
+        ("SOLVER.ON_NAN", "ignore", "SOLVER.ON_NAN must be stop or rollback; found 'ignore'"),
+    ],
+)
+def test_options_out_of_range_are_a_user_error(tmp_path, option, value, message):
+    with pytest.raises(UserError, match=message):
+        defaults.DefaultTrainer(make_cfg(tmp_path, option, value))
+
+
+def test_the_flag_to_trust_a_checkpoint_reaches_the_file(tmp_path):
+    torch.save({"model": {"a": torch.zeros(1)}, "extra": Path("anything")}, tmp_path / "model_0000003.pth")
+    assert arguments("--config-file", "c.yml", "--trust-checkpoint").trust_checkpoint
+    assert not arguments("--config-file", "c.yml").trust_checkpoint
+    assert defaults.find_checkpoint(tmp_path, 3, trust=True)[1]["extra"] == Path("anything")
+    for words in (["MODEL.WEIGHTS", str(tmp_path / "model_0000003.pth")], []):
+        with pytest.raises(UserError, match="is refused"):
+            defaults.test_only(make_cfg(tmp_path, *words), resume=not words, number=3)
+        with pytest.raises(UserError, match="another architecture"):
+            defaults.test_only(make_cfg(tmp_path, *words), resume=not words, number=3, trust=True)
 
 
 class TestTestOnly:

@@ -1,9 +1,12 @@
 """A run that was stopped and resumed against one that was not."""
 
+import logging
+
 import pytest
 import torch
 
-from fastreid.engine import HookBase
+from fastreid.engine import HookBase, defaults
+from fastreid.evaluation.reid_evaluation import ALL_AVERAGE
 
 
 class Stop(Exception):
@@ -19,8 +22,13 @@ class StopAfter(HookBase):
             raise Stop
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, make_run, workers):
+NEW_ENTRIES = ("data_positions", "random_states", "best_result", "inner_ratio", "config")
+
+
+@pytest.mark.parametrize("workers, older", [(0, True), (2, False)])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, make_run, workers, older, caplog, monkeypatch):
+    """Also from a checkpoint that holds less (`older`), as long as no batch was left out before."""
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     whole = make_run(root / "whole", workers)
     whole.resume_or_load(False)
     whole.run()
@@ -32,10 +40,69 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, m
     with pytest.raises(Stop):
         stopped.run()
 
+    path = root / "stopped" / f"model_{epoch - 1:07d}.pth"
+    content = torch.load(path, weights_only=True)
+    assert {*NEW_ENTRIES, "optimizer_main", "scheduler_norm"} <= content.keys()
+    if older:
+        torch.save({entry: value for entry, value in content.items() if entry not in NEW_ENTRIES}, path)
     torch.manual_seed(99)  # another process starts with other random numbers
     resumed = make_run(root / "stopped", workers)
     resumed.resume_or_load(True)
     assert resumed.start_iter == epoch
+    assert ("does not hold random_states, best_result: they start anew" in caplog.text) == older
     resumed.run()
     expected = whole.model.state_dict()
     assert not [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]
+
+
+def test_best_model_is_kept_and_outlives_a_stop(root, make_run, monkeypatch):
+    trainer = make_run(root / "run", TEST__BEST_METRIC="Rank-1")
+    trainer.resume_or_load(False)
+    values = iter([40.0, 60.0, 50.0])
+
+    class Table:
+        splits = {"t": None}
+
+        @property
+        def rows(self):
+            return dict.fromkeys(["t_average", ALL_AVERAGE], {"Rank-1": self.value, "mAP": 100 - self.value})
+
+    def report(*args, **about):
+        table = Table()
+        table.value = next(values)
+        return table
+
+    monkeypatch.setattr(defaults, "evaluate", lambda cfg, model: None)
+    monkeypatch.setattr(defaults, "report", report)
+    trainer.checkpointer.save("model_0000001", 1)
+    for finished in (2, 3, 4):
+        trainer.evaluate(finished)
+    best = torch.load(root / "run" / "model_best.pth", weights_only=True)
+    assert best["iteration"] == 2 and best["best_result"] == {"metric": "Rank-1", "value": 60.0, "iteration": 2}
+    trainer.checkpointer.save("model_0000004", 4)
+    (root / "run" / "model_best.pth").unlink()
+    for name, value in [("model_0000004", 60.0), ("model_0000001", -float("inf"))]:
+        (root / "run" / "last_checkpoint").write_text(f"{name}.pth")
+        resumed = make_run(root / "run", TEST__BEST_METRIC="Rank-1")
+        resumed.resume_or_load(True)
+        assert resumed.best.value == value
+    other = make_run(root / "run", TEST__BEST_METRIC="mAP")
+    (root / "run" / "last_checkpoint").write_text("model_0000004.pth")
+    other.resume_or_load(True)
+    assert other.best.value == -float("inf")
+
+
+def test_a_run_from_the_beginning_sets_the_earlier_best_aside(root, make_run):
+    trainer = make_run(root / "run")
+    trainer.checkpointer.write("model_best", 1)
+    trainer.checkpointer.save("model_final", 1)
+    trainer.resume_or_load(False)
+    assert sorted(path.name for path in (root / "run").iterdir()) == ["model_best.previous.pth", "model_final.pth"]
+
+
+def test_changed_options_are_named(root, make_run, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
+    caplog.set_level(logging.INFO, "fastreid")
+    make_run(root / "run").checkpointer.save("model_0000001", 1)
+    make_run(root / "run", SOLVER__BASE_LR=0.25).resume_or_load(True)
+    assert "options changed since" in caplog.text and "model_0000001.pth: SOLVER.BASE_LR 0.0005 -> 0.25\n" in caplog.text
