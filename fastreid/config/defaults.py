@@ -150,6 +150,7 @@ _C.SOLVER.WARMUP_ITERS = 10  # (epochs)
 _C.SOLVER.WARMUP_FACTOR = 0.01
 _C.SOLVER.WARMUP_METHOD = "linear"  # or constant
 _C.SOLVER.AMP = False
+_C.SOLVER.COMPILE = "off"  # torch.compile: "norm", the normalizations and activations; "model", the backbone
 _C.SOLVER.CHECK_FINITE = False  # look at losses and gradients before each update; False: before each log line and checkpoint
 _C.SOLVER.CHECKPOINT_PERIOD = 10  # (epochs)
 _C.SOLVER.CHECKPOINT_KEEP = 0  # numbered checkpoints that are kept, the newest; 0: all

@@ -60,75 +60,102 @@ def per_map(values: Tensor) -> Tensor:
     return values[..., None, None]
 
 
-def centre(x: Tensor, mean: Tensor | None) -> Tensor:
-    """Return x - mean; x itself where there is no mean, because it was subtracted before."""
-    return statistics_input(x) if mean is None else statistics_input(x) - per_map(mean)
+def centre(x: Tensor, mean: Tensor) -> Tensor:
+    """Return x - mean."""
+    return statistics_input(x) - per_map(mean)
 
 
-# The passes over whole maps. Each is few PyTorch functions, and one kernel when torch.compile has compiled it.
+# The passes over whole maps. Each is one kernel when torch.compile has compiled it.
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each image and channel, in two passes."""
-    mean, var, _ = moments_and_centred(x)
-    return mean, var
-
-
-def moments_and_centred(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and biased variance of each image and channel, and x - mean."""
     mean = statistics_input(x).mean((2, 3))
-    centred = centre(x, mean)
     # Not torch.var: it is not vectorized on the CPU, where it would take most of a network's time.
-    return mean, centred.square().mean((2, 3)), centred
+    return mean, centre(x, mean).square_().mean((2, 3))
 
 
 def output(
-    x: Tensor,
-    mean: Tensor | None,
-    scale: Tensor,
-    shift: Tensor,
-    activation: str | None,
-    residual: Tensor | None,
-    dtype: torch.dtype,
+    x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, activation: str | None
 ) -> Tensor:
-    """Return y in the given type."""
-    y = torch.addcmul(per_map(shift), centre(x, mean), per_map(scale))
+    """Return y."""
+    y = centre(x, mean).mul_(per_map(scale)).add_(per_map(shift))
     if residual is not None:
         y.add_(residual)
     if activation is not None:
         y.clamp_(0, UPPER_BOUND[activation])
-    return y.to(dtype)
+    return y.to(x.dtype)
 
 
-def activation_gradient(grad: Tensor, y: Tensor, activation: str) -> Tensor:
+def activation_gradient(grad: Tensor, y: Tensor | None, activation: str | None) -> Tensor:
     """Return the gradient for what went into the activation: zero where its output is at a bound."""
+    if activation is None:
+        return grad
     return torch.ops.aten.hardtanh_backward(grad, y, 0.0, UPPER_BOUND[activation])
 
 
-def coefficient_gradients(grad: Tensor, x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the gradients for scale and shift, (N, C)."""
-    grad = statistics_input(grad)
-    return (centre(x, mean) * grad).sum((2, 3)), grad.sum((2, 3))
+def coefficient_gradients(
+    grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None, activation: str | None
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients for scale and shift, (N, C), from that for y."""
+    grad = statistics_input(activation_gradient(grad, y, activation))
+    return centre(x, mean).mul_(grad).sum((2, 3)), grad.sum((2, 3))
 
 
-def input_gradient(grad: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return scale * grad + slope * (x - mean) + offset, the gradient for x, in the type of `grad`."""
-    out = torch.addcmul(per_map(offset), centre(x, mean), per_map(slope))
-    return out.addcmul_(statistics_input(grad), per_map(scale)).to(grad.dtype)
+def input_gradient(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+    y: Tensor | None,
+    activation: str | None,
+) -> Tensor:
+    """Return scale * grad + slope * (x - mean) + offset, the gradient for x, where `grad` is that for y."""
+    grad = statistics_input(activation_gradient(grad, y, activation))
+    return centre(x, mean).mul_(per_map(slope)).add_(per_map(offset)).addcmul_(grad, per_map(scale)).to(x.dtype)
+
+
+PASSES = (moments, output, coefficient_gradients, input_gradient)
+PART_BYTES = 2**21
+
+
+def in_parts(function: Callable) -> Callable:
+    """Make a pass go through the images of a large map on the CPU a few at a time.
+
+    What it computes in between then stays in the processor's cache, and takes no memory of the map's size.
+    """
+
+    def wrapped(x: Tensor, *others):
+        images = max(1, PART_BYTES * len(x) // max(1, x.numel() * x.element_size()))
+        if x.device.type != "cpu" or images >= len(x):
+            return function(x, *others)
+        arguments = (x, *others)
+        results = None
+        for start in range(0, len(x), images):
+            part = slice(start, start + images)
+            found = function(*(a[part] if isinstance(a, Tensor) else a for a in arguments))
+            found = (found,) if isinstance(found, Tensor) else found
+            if results is None:
+                results = [torch.empty_like(x) if f.dim() == 4 else f.new_empty(len(x), *f.shape[1:]) for f in found]
+            for result, value in zip(results, found):
+                result[part] = value
+        return results[0] if len(results) == 1 else tuple(results)
+
+    return wrapped
 
 
 class Kernels(NamedTuple):
-    """The passes as they are run: as they stand, or compiled. Compiled ones subtract the mean as they go."""
+    """The passes as they are run."""
 
-    moments: Callable = moments_and_centred
-    output: Callable = output
-    activation_gradient: Callable = activation_gradient
-    coefficient_gradients: Callable = coefficient_gradients
-    input_gradient: Callable = input_gradient
-    compiled: bool = False
+    moments: Callable
+    output: Callable
+    coefficient_gradients: Callable
+    input_gradient: Callable
 
 
-EAGER = Kernels()
+EAGER = Kernels(*map(in_parts, PASSES))
 
 
 def normalize(
@@ -148,9 +175,9 @@ def normalize(
     if torch.compiler.is_compiling():  # whole-model compilation and export fuse and differentiate this themselves
         return composed(x, coefficients, parameters, activation, residual, track=True)
     if not torch.is_grad_enabled():
-        mean, var, *centred = kernels.moments(x)
+        mean, var = kernels.moments(x)
         scale, shift = coefficients(mean, var, *parameters, track=True)
-        return kernels.output(*centred_or(x, mean, centred), scale, shift, activation, residual, x.dtype)
+        return kernels.output(x, mean, scale, shift, residual, activation)
     return Normalize.apply(x, residual, activation, coefficients, kernels, *parameters)
 
 
@@ -163,9 +190,10 @@ def composed(
     track: bool,
 ) -> Tensor:
     """Return what `normalize` returns, by functions that autograd differentiates any number of times."""
-    mean, var, centred = moments_and_centred(x)
-    scale, shift = coefficients(mean, var, *parameters, track=track)
-    return activate(torch.addcmul(per_map(shift), centred, per_map(scale)).to(x.dtype), activation, residual)
+    mean = statistics_input(x).mean((2, 3))
+    centred = centre(x, mean)
+    scale, shift = coefficients(mean, centred.square().mean((2, 3)), *parameters, track=track)
+    return activate((centred * per_map(scale) + per_map(shift)).to(x.dtype), activation, residual)
 
 
 class Normalize(torch.autograd.Function):
@@ -173,13 +201,12 @@ class Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, residual, activation, coefficients, kernels, *parameters) -> Tensor:
-        mean, var, *centred = kernels.moments(x)
+        mean, var = kernels.moments(x)
         # The coefficients' own small graph: its gradients need no formulas here, whatever a layer computes.
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in (mean, var, *parameters)]
             scale, shift = coefficients(*leaves, track=True)
-        values = centred_or(x, mean, centred)
-        y = kernels.output(*values, scale.detach(), shift.detach(), activation, residual, x.dtype)
+        y = kernels.output(x, mean, scale.detach(), shift.detach(), residual, activation)
         ctx.save_for_backward(x, y if activation is not None else None, *parameters)
         ctx.activation, ctx.coefficients, ctx.kernels = activation, coefficients, kernels
         ctx.small_graph = leaves, scale, shift
@@ -188,26 +215,29 @@ class Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, y, *parameters = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=memory_format(x))  # as pooling's is not
-        if ctx.activation is not None:
-            grad = ctx.kernels.activation_gradient(grad, y, ctx.activation)
-        differentiate = differentiable_gradients if torch.is_grad_enabled() else gradients
-        grad_x, *grad_parameters = differentiate(ctx, grad, x, parameters)
-        return grad_x, grad if ctx.needs_input_grad[1] else None, None, None, None, *grad_parameters
+        activation = ctx.activation
+        has_residual = ctx.needs_input_grad[1]
+        if has_residual or torch.is_grad_enabled():
+            grad, y, activation = activation_gradient(grad, y, activation), None, None
+        if torch.is_grad_enabled():
+            found = differentiable_gradients(ctx, grad, x, parameters)
+        else:
+            found = gradients(ctx, grad.contiguous(memory_format=memory_format(x)), x, y, activation)
+        return found[0], grad if has_residual else None, None, None, None, *found[1:]
 
 
-def gradients(ctx, grad: Tensor, x: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
+def gradients(ctx, grad: Tensor, x: Tensor, y: Tensor | None, activation: str | None) -> list[Tensor | None]:
     """Return the gradients for x and the parameters."""
     (mean, var, *leaves), scale, shift = ctx.small_graph
-    values = (x, mean.detach()) if ctx.kernels.compiled else (centre(x, mean.detach()), None)
-    grad_scale, grad_shift = ctx.kernels.coefficient_gradients(grad, *values)
-    grad_mean, grad_var, *grad_leaves = torch.autograd.grad(
-        (scale, shift), (mean, var, *leaves), (grad_scale, grad_shift), retain_graph=True, allow_unused=True
+    images_mean, kernels = mean.detach(), ctx.kernels
+    for_scale, for_shift = kernels.coefficient_gradients(grad, x, images_mean, y, activation)
+    for_mean, for_var, *for_leaves = torch.autograd.grad(
+        (scale, shift), (mean, var, *leaves), (for_scale, for_shift), retain_graph=True, allow_unused=True
     )
     pixels, scale = x.shape[2] * x.shape[3], scale.detach()
-    slope = zero_if_none(grad_var, var) * (2 / pixels)
-    offset = (zero_if_none(grad_mean, mean) - scale * grad_shift) / pixels  # y depends on the mean directly, too
-    return [ctx.kernels.input_gradient(grad, *values, scale, slope, offset), *grad_leaves]
+    slope = zero_if_none(for_var, var) * (2 / pixels)
+    offset = (zero_if_none(for_mean, mean) - scale * for_shift) / pixels  # y depends on the mean directly, too
+    return [kernels.input_gradient(grad, x, images_mean, scale, slope, offset, y, activation), *for_leaves]
 
 
 def differentiable_gradients(ctx, grad: Tensor, x: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
@@ -217,11 +247,6 @@ def differentiable_gradients(ctx, grad: Tensor, x: Tensor, parameters: list[Tens
     wanted = [t for t in inputs if t.requires_grad]
     found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True, allow_unused=True))
     return [next(found) if t.requires_grad else None for t in inputs]
-
-
-def centred_or(x: Tensor, mean: Tensor, centred: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Return x and mean as the passes take them: x - mean and None where that was computed."""
-    return (centred[0], None) if centred else (x, mean)
 
 
 def zero_if_none(grad: Tensor | None, like: Tensor) -> Tensor:
