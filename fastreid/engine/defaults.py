@@ -31,6 +31,7 @@ from fastreid.utils.errors import UserError
 from fastreid.utils.files import remove_leftovers, write_text
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.plots import plot_result
+from fastreid.utils.processes import process_rank
 from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
@@ -157,7 +158,8 @@ class DefaultTrainer(ResumableTrainer):
             number: take model_<number>.pth instead of the last checkpoint.
             trust: read a file that could run code while it is read.
         """
-        remove_leftovers(self.folder)
+        if process_rank() == 0:
+            remove_leftovers(self.folder)
         found = find_checkpoint(self.folder, number, trust) if resume else None
         if found is not None:
             self.resume(*found)

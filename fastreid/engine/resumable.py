@@ -17,6 +17,7 @@ from fastreid.engine.stopping import StopRequested, StopSignals
 from fastreid.engine.train_loop import NonFiniteLossError, SimpleTrainer
 from fastreid.utils.checkpoint import BEST, HISTORY, LAST_CHECKPOINT, Checkpointer, checkpoint_name, read_checkpoint, read_last
 from fastreid.utils.errors import Stopped, UserError
+from fastreid.utils.processes import process_rank
 from fastreid.utils.random_states import RandomStates
 
 logger = logging.getLogger(__name__)
@@ -75,11 +76,10 @@ class ResumableTrainer(SimpleTrainer):
         """Return where the data are after so many base and meta steps of a run in which no batch was left out."""
         positions = {"base": base, "meta": meta}
         if self.has_meta_step:
-            rng = self.domain_rng.clone_state()
+            self.domain_rng.manual_seed(self.cfg.SEED)
             for _ in range(meta):
                 self.split_domains()
             positions["domain_splits"] = self.domain_rng.get_state()
-            self.domain_rng.set_state(rng.get_state())
         return positions
 
     def resume_best(self) -> None:
@@ -97,6 +97,8 @@ class ResumableTrainer(SimpleTrainer):
 
     def set_earlier_run_aside(self) -> None:
         """See to it that what a run from the beginning leaves is not taken for an earlier run's, nor the reverse."""
+        if process_rank() > 0:
+            return
         if (self.folder / LAST_CHECKPOINT).is_file():
             logger.warning(f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew")
             (self.folder / LAST_CHECKPOINT).unlink()

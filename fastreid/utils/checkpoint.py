@@ -182,8 +182,7 @@ def read_last(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]] 
     for path in [newest, *(folder / name for name in reversed(earlier_names(folder, newest.name)))]:
         try:
             content = read_checkpoint(path, trust)
-        except DamagedFileError as error:
-            logger.warning(f"{error}: looking for the checkpoint before it")
+        except DamagedFileError:
             damaged.append(path.name)
             continue
         if damaged:
