@@ -31,10 +31,10 @@ def main(args: argparse.Namespace) -> None:
     resume = args.resume or args.num_pth is not None
     cache = feature_cache(cfg, args)
     if args.eval_only:
-        test_only(cfg, resume, args.num_pth, cache)
+        test_only(cfg, resume, args.num_pth, cache, args.trust_checkpoint)
         return
     trainer = DefaultTrainer(cfg)
-    trainer.resume_or_load(resume, args.num_pth)
+    trainer.resume_or_load(resume, args.num_pth, args.trust_checkpoint)
     trainer.run()
 
 

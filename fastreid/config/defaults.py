@@ -152,8 +152,11 @@ _C.SOLVER.WARMUP_FACTOR = 0.01
 _C.SOLVER.WARMUP_METHOD = "linear"  # or constant
 _C.SOLVER.AMP = False
 _C.SOLVER.COMPILE = "off"  # torch.compile: "norm", the normalizations and activations; "model", the backbone
-_C.SOLVER.CHECK_FINITE = False  # look at the losses before each update; False: before each log line and checkpoint
+_C.SOLVER.CHECK_FINITE = False  # look at losses and gradients before each update; False: before each log line and checkpoint
 _C.SOLVER.CHECKPOINT_PERIOD = 10  # (epochs)
+_C.SOLVER.CHECKPOINT_KEEP = 0  # numbered checkpoints that are kept, the newest; 0: all
+_C.SOLVER.ON_NAN = "stop"  # when a loss or weight is not finite; "rollback": to the last checkpoint, without the batch
+_C.SOLVER.MAX_ROLLBACKS = 3  # then the run stops
 _C.SOLVER.WRITE_PERIOD = 200  # iterations between two lines of the log
 
 # ----------------------------------------------------------------------------------------------- meta-learning
@@ -206,6 +209,7 @@ _C.META.SOLVER.LR_FACTOR.META_CYCLIC_PERIOD_PER_EPOCH = 0.2
 # -------------------------------------------------------------------------------------------------- evaluation
 _C.TEST = CN()
 _C.TEST.EVAL_PERIOD = 10  # (epochs)
+_C.TEST.BEST_METRIC = "mAP"  # the column by whose average over the data sets model_best.pth is chosen
 _C.TEST.IMS_PER_BATCH = 128
 _C.TEST.METRIC = "cosine"  # or euclidean
 _C.TEST.BLOCK_SIZE = 16_000_000  # distances held at a time, 4 bytes each

@@ -24,7 +24,7 @@ from fastreid.solver.lr_scheduler import InnerRatio
 from fastreid.utils.comm import all_counts, average
 from fastreid.utils.errors import UserError
 from fastreid.utils.events import EventStorage
-from fastreid.utils.precision import amp_dtype, uses_amp
+from fastreid.utils.precision import CountingScaler, amp_dtype, uses_amp
 from fastreid.utils.processes import gather
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ Parameters = dict[str, Tensor]
 
 
 class NonFiniteLossError(UserError):
-    """A loss became infinite or not a number in iteration `iteration`."""
+    """A loss, or a weight after the update, became infinite or not a number in iteration `iteration`."""
 
     def __init__(self, message: str, iteration: int):
         super().__init__(message)
@@ -106,6 +106,10 @@ class TrainerBase:
     def read_losses(self) -> None:
         """Move what steps have measured but not yet looked at into the storage; nothing, unless a trainer defers it."""
 
+    def require_finite(self) -> None:
+        """Check what was computed until now, before a checkpoint keeps it."""
+        self.read_losses()
+
 
 class SimpleTrainer(TrainerBase):
     """MetaBIN's iteration: base steps, then meta steps.
@@ -137,7 +141,7 @@ class SimpleTrainer(TrainerBase):
         self.base_batches, self.meta_batches = batches(base_loader), batches(meta_loader)
         self.device = next(model.parameters()).device
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
+        self.scaler = CountingScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
         self.parallel = ParallelModel(model, cfg.MODEL.NORM.SYNC)
         self.unread: list[UnreadLosses] = []
@@ -300,6 +304,8 @@ class SimpleTrainer(TrainerBase):
         self.scaler.scale(loss).backward(inputs=parameters)
         if not averaged:
             average_gradients(parameters)
+        if self.cfg.SOLVER.CHECK_FINITE and not self.scaler.is_enabled():  # the scaler leaves such updates out by itself
+            self.check_gradients(learned)
         if any(not is_gate(name) for name in learned):
             self.scaler.step(self.optimizer_main)
         if any(is_gate(name) for name in learned):
@@ -308,6 +314,16 @@ class SimpleTrainer(TrainerBase):
                 for gate in self.gates.values():
                     gate.clamp_(0, 1)
         self.scaler.update()
+
+    def check_gradients(self, learned: Parameters) -> None:
+        """Raise NonFiniteLossError if a gradient is not finite, before it spoils the weights."""
+        bad = first_non_finite({name: p.grad for name, p in learned.items() if p.grad is not None})
+        if bad is not None:
+            raise NonFiniteLossError(
+                f"iteration {self.iter}: not finite: the gradient of {bad}. No weight was updated with it. Lower "
+                "SOLVER.BASE_LR or META.SOLVER.LR_FACTOR.GATE",
+                self.iter,
+            )
 
     def next_batch(self, source: Iterator[Batch]) -> Batch:
         """Return the next batch, and count the seconds spent waiting for it."""
@@ -360,6 +376,14 @@ class SimpleTrainer(TrainerBase):
             f"iteration {step.iteration}: not finite: {', '.join(bad)}. {since}. Lower SOLVER.BASE_LR or "
             f"META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}"
         )
+
+
+def first_non_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that has an infinite value or one that is not a number, None without any."""
+    if not tensors:
+        return None
+    bad = torch.stack([value.isfinite().all() for value in tensors.values()]).logical_not()
+    return list(tensors)[int(bad.nonzero()[0])] if bad.any() else None
 
 
 class StraightThroughClamp(torch.autograd.Function):

@@ -143,6 +143,15 @@ class TestCheckpoints:
         assert state["last_epoch"] == 4
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_skipped_updates_are_recorded_where_there_is_a_scaler(enabled):
+    trainer = FakeTrainer()
+    trainer.scaler = SimpleNamespace(is_enabled=lambda: enabled, skipped=3)
+    trainer.register_hooks([hooks.ScalerSkips()])
+    trainer.train(0, 2)
+    assert trainer.storage.new_means().get("skipped_steps") == (3 if enabled else None)
+
+
 class TestEvaluation:
     @pytest.mark.parametrize(
         "period, start, expected", [(2, 0, [2, 4, 6]), (4, 0, [4, 6]), (4, 4, [6]), (0, 0, [6]), (9, 0, [6])]

@@ -84,8 +84,8 @@ def test_other_processes_than_the_first_write_no_results(monkeypatch):
 
 
 def test_processes_that_see_different_checkpoints_do_not_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(defaults, "gather", lambda value: [value, 300])
+    monkeypatch.setattr(defaults, "gather", lambda value: [value, "model_0000099.pth"])
     trainer = DefaultTrainer.__new__(DefaultTrainer)
-    trainer.cfg, trainer.folder, trainer.start_iter = get_cfg(), Path(tmp_path), 0
-    with pytest.raises(UserError, match="would go on at iterations 0, 300: OUTPUT_DIR .* one folder that all machines see"):
+    trainer.cfg, trainer.folder = get_cfg(), Path(tmp_path)
+    with pytest.raises(UserError, match=r"\(none, model_0000099.pth\): OUTPUT_DIR .* one folder that all machines see"):
         trainer.resume_or_load(False)
