@@ -22,7 +22,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients by their means over the processes, with one collective for all of them."""
     reached = [parameter for parameter in parameters if parameter.grad is not None]
     for parameter, gradient in zip(reached, average([parameter.grad for parameter in reached])):
-        parameter.grad = gradient
+        parameter.grad.copy_(gradient)  # in its layout, which is the parameter's: fused optimizers rely on it
 
 
 class ParallelModel:

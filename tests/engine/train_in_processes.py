@@ -72,6 +72,7 @@ def train(name, rank=0, world=1):
     meta, shares, overflows = options.pop("meta", True), options.pop("shares", "dealt"), options.pop("overflows", {})
     tiny = tiny_run()
     trainer = tiny.make_trainer(meta=meta, **options)
+    trainer.model.to(memory_format=torch.channels_last)  # as real models are: gradients must have the weights' layout
     synchronize_statistics(trainer.model, trainer.cfg.MODEL.NORM.SYNC)
     if overflows:
         trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
