@@ -9,7 +9,7 @@ from typing import Callable
 import torch
 
 from fastreid.engine.stopping import StopSignals
-from fastreid.engine.train_loop import HookBase
+from fastreid.engine.trainer_base import HookBase
 from fastreid.utils.checkpoint import Checkpointer, checkpoint_name
 from fastreid.engine.writers import Writer
 from fastreid.utils.processes import num_processes

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastreid.engine.compile import learning_only
 from fastreid.layers import running_statistics
 from fastreid.utils.comm import average, broadcast
 from fastreid.utils.processes import num_processes
@@ -57,19 +58,14 @@ class ParallelModel:
         if num_processes() == 1:
             return
         if self.replica is None:
-            self.replica = self.replicate({id(parameter) for parameter in learned if parameter.grad is not None})
+            self.replica = self.replicate([parameter for parameter in learned if parameter.grad is not None])
         if not self.statistics_in_common:
             self.average_running_statistics()
 
-    def replicate(self, reached: set[int]) -> DistributedDataParallel:
-        """Return the model with gradients averaged in its backward pass, of the parameters with the ids `reached`."""
-        others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in reached]
-        for parameter in others:
-            parameter.requires_grad_(False)  # which leaves it out
-        replica = DistributedDataParallel(self.model, **{FORWARD_BUFFERS: False})
-        for parameter in others:
-            parameter.requires_grad_(True)
-        return replica
+    def replicate(self, reached: list[nn.Parameter]) -> DistributedDataParallel:
+        """Return the model with the gradients of the parameters `reached` averaged in its backward pass."""
+        with learning_only(self.model, reached):  # it leaves out what asks for no gradient
+            return DistributedDataParallel(self.model, **{FORWARD_BUFFERS: False})
 
     @torch.no_grad()
     def average_running_statistics(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from fastreid.engine.train_loop import HookBase, NonFiniteLossError, first_non_finite
+from fastreid.engine.train_loop import NonFiniteLossError, first_non_finite
+from fastreid.engine.trainer_base import HookBase
 from fastreid.evaluation.results import COLUMNS
 from fastreid.utils.errors import UserError
 

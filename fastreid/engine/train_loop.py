@@ -1,6 +1,5 @@
-"""The training loop, and MetaBIN's two steps.
+"""MetaBIN's two steps.
 
-`TrainerBase` owns the loop and knows nothing of models; everything periodic is a hook (engine/hooks.py).
 `SimpleTrainer` holds the algorithm of "Meta Batch-Instance Normalization for Generalizable Person Re-Identification"
 (CVPR 2021, arXiv 2011.14670): base steps train the model, meta steps train only the balancing parameters (gates).
 """
@@ -16,16 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastreid.engine.compile import compile_model, learning_only
 from fastreid.engine.parallel import ParallelModel, average_gradients
+from fastreid.engine.trainer_base import TrainerBase
 from fastreid.layers import running_stats
 from fastreid.modeling.losses.build import build_losses
 from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, main_parameters
 from fastreid.solver.lr_scheduler import InnerRatio
 from fastreid.utils.comm import all_counts, average
 from fastreid.utils.errors import UserError
-from fastreid.utils.events import EventStorage
 from fastreid.utils.precision import CountingScaler, amp_dtype, uses_amp
-from fastreid.utils.processes import gather
+from fastreid.utils.processes import gather, num_processes
 
 logger = logging.getLogger(__name__)
 
@@ -49,66 +49,6 @@ class UnreadLosses(NamedTuple):
     names: list[str]
     values: Tensor
     img_paths: list[str]
-
-
-class HookBase:
-    """What may happen around iterations. The trainer is in `self.trainer`."""
-
-    trainer: TrainerBase
-
-    def before_train(self) -> None: ...
-
-    def before_step(self) -> None: ...
-
-    def after_step(self) -> None: ...
-
-    def after_train(self) -> None: ...
-
-
-class TrainerBase:
-    """A loop over iterations with hooks."""
-
-    def __init__(self) -> None:
-        self.hooks: list[HookBase] = []
-        self.iter = self.start_iter = 0
-        self.max_iter = 0
-        self.storage = EventStorage()
-
-    def register_hooks(self, hooks: Iterable[HookBase]) -> None:
-        """Append hooks; they run in this order."""
-        for hook in hooks:
-            hook.trainer = self
-            self.hooks.append(hook)
-
-    def train(self, start_iter: int, max_iter: int) -> None:
-        """Run iterations start_iter .. max_iter - 1. `after_train` of the hooks runs only if all of them ended well."""
-        logger.info(f"training from iteration {start_iter} to {max_iter}")
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
-        self.storage.iter = start_iter
-        for hook in self.hooks:
-            hook.before_train()
-        for self.iter in range(start_iter, max_iter):
-            self.storage.iter = self.iter
-            for hook in self.hooks:
-                hook.before_step()
-            self.run_step()
-            for hook in self.hooks:
-                hook.after_step()
-        self.read_losses()
-        self.iter = max_iter
-        for hook in self.hooks:
-            hook.after_train()
-
-    def run_step(self) -> None:
-        raise NotImplementedError
-
-    def read_losses(self) -> None:
-        """Move what steps have measured but not yet looked at into the storage; nothing, unless a trainer defers it."""
-
-    def require_finite(self) -> None:
-        """Check what was computed until now, before a checkpoint keeps it."""
-        self.read_losses()
 
 
 class SimpleTrainer(TrainerBase):
@@ -143,6 +83,9 @@ class SimpleTrainer(TrainerBase):
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
         self.scaler = CountingScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
+        if num_processes() > 1 and cfg.MODEL.NORM.SYNC and cfg.SOLVER.COMPILE == "model":
+            raise UserError("SOLVER.COMPILE model cannot compile MODEL.NORM.SYNC's collectives: choose norm, or SYNC False")
+        compile_model(model, cfg.SOLVER.COMPILE)
         self.parallel = ParallelModel(model, cfg.MODEL.NORM.SYNC)
         self.unread: list[UnreadLosses] = []
         self.gates = gate_parameters(model)
@@ -204,11 +147,12 @@ class SimpleTrainer(TrainerBase):
             the losses, as {"base/loss_cls": scalar tensor, ...}
         """
         batch = self.to_device(self.next_batch(self.base_batches))
-        with running_stats(self.model, "general"):
-            losses = self.compute_losses(batch, self.base_loss, model=self.parallel.base_model)
-        named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
         learned = self.main if self.has_meta_step else {**self.main, **self.gates}
-        self.step(sum(losses.values()), learned, averaged=self.parallel.averages_gradients)
+        with learning_only(self.model, learned.values()):
+            with running_stats(self.model, "general"):
+                losses = self.compute_losses(batch, self.base_loss, model=self.parallel.base_model)
+            named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
+            self.step(sum(losses.values()), learned, averaged=self.parallel.averages_gradients)
         self.parallel.after_base_step(learned.values())
         return named
 
@@ -225,17 +169,18 @@ class SimpleTrainer(TrainerBase):
         # Chosen before they are on the device, which the host would otherwise have to wait for.
         mtrain, mtest = (self.to_device(select_domains(batch, part)) for part in (mtrain_domains, mtest_domains))
         ratio = self.inner_ratio.advance()
-        with running_stats(self.model, "hold"):
-            inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
-            fast = self.inner_update(sum(inner.values()), ratio)
-            outer = self.compute_losses(mtest, self.mtest_loss, fast)  # virtual unseen domains
-        losses = {f"mtrain/{name}": loss for name, loss in inner.items()}
-        losses |= {f"mtest/{name}": loss for name, loss in outer.items()}
-        named = self.record(losses, batch)
-        total = sum(outer.values())
-        if self.cfg.META.LOSS.COMBINED:
-            total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
-        self.step(total, self.outer_parameters)
+        with learning_only(self.model, {**self.inner_parameters, **self.outer_parameters}.values()):
+            with running_stats(self.model, "hold"):
+                inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
+                fast = self.inner_update(sum(inner.values()), ratio)
+                outer = self.compute_losses(mtest, self.mtest_loss, fast)  # virtual unseen domains
+            losses = {f"mtrain/{name}": loss for name, loss in inner.items()}
+            losses |= {f"mtest/{name}": loss for name, loss in outer.items()}
+            named = self.record(losses, batch)
+            total = sum(outer.values())
+            if self.cfg.META.LOSS.COMBINED:
+                total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
+            self.step(total, self.outer_parameters)
         return named
 
     def split_domains(self) -> tuple[list[int], list[int]]:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastreid.data.build import load_test_set
-from fastreid.data.datasets import Split, TestSet
+from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
 from fastreid.evaluation.query_expansion import average_query_expansion
@@ -104,7 +104,7 @@ def evaluate_test_set(
     Raises:
         UserError: a feature is not finite, a split has no query or gallery, or no query of it has a match.
     """
-    _check_finite(features, test_set)
+    check_finite(features, test_set.items)
     results.splits[name], results.cmc[name] = {}, []
     for split in test_set.splits:
         try:
@@ -119,24 +119,28 @@ def evaluate_test_set(
 
 def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> Retrieval:
     """Evaluate one split with the options of TEST: metric, block size, query expansion, re-ranking."""
-    test, items = cfg.TEST, test_set.items
-    q_feat, g_feat = (select_rows(features, index).to(device) for index in (split.query, split.gallery))
-    if len(q_feat) and len(g_feat):
-        rows = rows_per_block(test.BLOCK_SIZE, len(q_feat) + len(g_feat))
-        if test.AQE.ENABLED:
-            q_feat, g_feat = average_query_expansion(
-                q_feat, g_feat, test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA, rows
-            )
-        if test.RERANK.ENABLED:
-            options = test.RERANK.K1, test.RERANK.K2, test.RERANK.LAMBDA, test.METRIC, rows
-            distances = MatrixDistances(re_ranking(q_feat, g_feat, *options))
-        else:
-            distances = FeatureDistances(q_feat, g_feat, test.METRIC, test.BLOCK_SIZE)
-    else:
-        # Nothing to compute: the evaluation says which set is empty.
-        distances = MatrixDistances(np.empty((len(q_feat), len(g_feat)), np.float32))
+    items = test_set.items
+    distances = split_distances(cfg, features, split, device)
     labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
-    return evaluate_blocks(distances, *labels, margins=test.PER_QUERY)
+    return evaluate_blocks(distances, *labels, margins=cfg.TEST.PER_QUERY)
+
+
+def split_distances(
+    cfg, features: Tensor, split: Split, device: torch.device = torch.device("cpu")
+) -> FeatureDistances | MatrixDistances:
+    """Return the distances of a split's query and gallery with the options of TEST, from the features of all images."""
+    test = cfg.TEST
+    q_feat, g_feat = (select_rows(features, index).to(device) for index in (split.query, split.gallery))
+    if not (len(q_feat) and len(g_feat)):
+        # Nothing to compute: the evaluation says which set is empty.
+        return MatrixDistances(np.empty((len(q_feat), len(g_feat)), np.float32))
+    rows = rows_per_block(test.BLOCK_SIZE, len(q_feat) + len(g_feat))
+    if test.AQE.ENABLED:
+        q_feat, g_feat = average_query_expansion(q_feat, g_feat, test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA, rows)
+    if test.RERANK.ENABLED:
+        options = test.RERANK.K1, test.RERANK.K2, test.RERANK.LAMBDA, test.METRIC, rows
+        return MatrixDistances(re_ranking(q_feat, g_feat, *options))
+    return FeatureDistances(q_feat, g_feat, test.METRIC, test.BLOCK_SIZE)
 
 
 def select_rows(features: Tensor, index: np.ndarray) -> Tensor:
@@ -171,14 +175,14 @@ def query_rows(found: Retrieval, test_set: TestSet, split: Split) -> list[QueryR
     return rows
 
 
-def _check_finite(features: Tensor, test_set: TestSet) -> None:
+def check_finite(features: Tensor, items: Items) -> None:
     """Raise UserError, with the first image's path, when features are not finite."""
-    if len(features) != len(test_set.items):
-        raise UserError(f"there are {len(features)} features for {len(test_set.items)} images: compute them again")
+    if len(features) != len(items):
+        raise UserError(f"there are {len(features)} features for {len(items)} images: compute them again")
     finite = [part.isfinite().all(dim=1) for part in features.split(FINITE_ROWS)]
     bad = np.flatnonzero(~torch.cat(finite).numpy())
     if len(bad):
         raise UserError(
-            f"the feature of {test_set.items.paths[bad[0]]} is not finite ({len(bad)} of {len(features)} images): the "
+            f"the feature of {items.paths[bad[0]]} is not finite ({len(bad)} of {len(features)} images): the "
             "model has diverged, or the checkpoint is damaged"
         )

@@ -8,14 +8,13 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import seaborn as sns
 from openpyxl import Workbook
 from openpyxl.styles import Alignment, Font, PatternFill
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
+from fastreid.utils.figures import PALETTE, plt, save_figure, use_style
 from fastreid.utils.files import atomic_path
-from fastreid.utils.plots import PALETTE, plt
 
 PLOTTED_RANKS = 20
 HEADER_FILL = PatternFill("solid", fgColor="DDE6F0")
@@ -57,18 +56,19 @@ def write_workbook(
     workbook = Workbook()
     table = workbook.active
     table.title = "results"
-    _fill(table, ["Datasets", *columns], [[name, *(row[c] for c in columns)] for name, row in rows.items()], labels=1)
+    averages = [[name, *(row[c] for c in columns)] for name, row in rows.items()]
+    fill_sheet(table, ["Datasets", *columns], averages, labels=1)
     # The last row is the average over all data sets.
     for cell in table[table.max_row]:
         cell.font = Font(bold=True)
     every = list(dict.fromkeys(key for found in splits.values() for row in found.values() for key in row))
     lines = [[name, split, *(row[c] for c in every)] for name, found in splits.items() for split, row in found.items()]
-    _fill(workbook.create_sheet("splits"), ["Datasets", "Split", *every], lines, labels=2)
+    fill_sheet(workbook.create_sheet("splits"), ["Datasets", "Split", *every], lines, labels=2)
     with atomic_path(path) as temporary:
         workbook.save(temporary)
 
 
-def _fill(sheet: Worksheet, header: list[str], rows: list[list], labels: int) -> None:
+def fill_sheet(sheet: Worksheet, header: list[str], rows: list[list], labels: int) -> None:
     """Write a header and rows whose first `labels` cells are text; an undefined number (NaN) is an empty cell."""
     sheet.append(header)
     for row in rows:
@@ -86,18 +86,18 @@ def _fill(sheet: Worksheet, header: list[str], rows: list[list], labels: int) ->
 
 def plot_cmc(path: Path, curves: Mapping[str, np.ndarray]) -> None:
     """Draw the CMC, shares of 1, of each data set as one line of a PNG."""
-    sns.set_theme(style="whitegrid", palette=PALETTE)
+    use_style()
     figure, axis = plt.subplots(figsize=(6.5, 4.5), constrained_layout=True)
     markers = "osD^vP*X"
     for position, (name, curve) in enumerate(curves.items()):
         ranks = np.arange(1, min(len(curve), PLOTTED_RANKS) + 1)
         values = 100 * curve[: len(ranks)]
         label = f"{name} ({values[0]:.1f})"
-        axis.plot(ranks, values, marker=markers[position % len(markers)], markersize=4, label=label)
+        # As many markers as colours: without the second term a ninth line would look like the first.
+        marker = markers[(position + position // len(PALETTE)) % len(markers)]
+        axis.plot(ranks, values, marker=marker, markersize=4, label=label)
     axis.set(title="CMC (Rank-1)", xlabel="rank", ylabel="queries with a match up to this rank (%)", ylim=(None, 101))
     axis.set_xticks([1, 5, 10, 15, 20])
     if curves:
         axis.legend(fontsize=8, loc="lower right")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

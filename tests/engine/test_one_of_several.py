@@ -8,7 +8,7 @@ import torch
 
 from fastreid.config import get_cfg
 from fastreid.data.build import worker_options
-from fastreid.engine import defaults
+from fastreid.engine import defaults, train_loop
 from fastreid.engine.defaults import DefaultTrainer, report
 from fastreid.layers import BatchNorm
 from fastreid.modeling.meta_arch import build
@@ -56,6 +56,12 @@ def test_an_option_chooses_statistics_in_common(choice):
         cfg.set_leaf(f"MODEL.{key}", value, where="test")
     layers = [layer for layer in build.build_model(cfg).modules() if isinstance(layer, BatchNorm)]
     assert len(layers) > 50 and all(layer.synchronize is choice for layer in layers)
+
+
+def test_collectives_cannot_be_compiled(tiny, monkeypatch):
+    monkeypatch.setattr(train_loop, "num_processes", lambda: 2)
+    with pytest.raises(UserError, match="SOLVER.COMPILE model cannot compile MODEL.NORM.SYNC"):
+        tiny.make_trainer(SOLVER__COMPILE="model", MODEL__NORM__SYNC=True)
 
 
 def test_processes_share_the_machines_cores(monkeypatch):
