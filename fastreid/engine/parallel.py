@@ -57,10 +57,10 @@ class ParallelModel:
         """
         if num_processes() == 1:
             return
-        if self.replica is None:
-            self.replica = self.replicate([parameter for parameter in learned if parameter.grad is not None])
         if not self.statistics_in_common:
             self.average_running_statistics()
+        if self.replica is None:
+            self.replica = self.replicate([parameter for parameter in learned if parameter.grad is not None])
 
     def replicate(self, reached: list[nn.Parameter]) -> DistributedDataParallel:
         """Return the model with the gradients of the parameters `reached` averaged in its backward pass."""

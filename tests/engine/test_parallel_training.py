@@ -76,6 +76,14 @@ def test_without_them_they_do_not(states, single):
         assert {"backbone.1.gate", "backbone.1.bat_n.running_mean", "heads.classifier_fc.weight"} <= different
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_running_statistics_are_means_over_the_processes_from_the_first_step_on(world, folder, script):
+    alone = [script.statistics_after_one_step(rank, world) for rank in range(world)]
+    for rank in range(world):
+        for name, value in torch.load(folder / f"statistics_{rank}_of_{world}.pth").items():
+            torch.testing.assert_close(value, sum(each[name] for each in alone) / world, rtol=1e-12, atol=1e-12)
+
+
 def test_a_step_is_left_out_where_a_gradient_overflows_in_one_process(states):
     for _, losses in (state["overflow_in_one_process"] for state in states):
         assert losses["scale"] == 1024 / 4  # halved once for the base step and once for the meta step

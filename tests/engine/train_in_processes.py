@@ -90,11 +90,21 @@ def train(name, rank=0, world=1):
     return trainer.model.state_dict(), means
 
 
+def statistics_after_one_step(rank, world):
+    """Return the running statistics after a base step on this process's share of a batch."""
+    trainer = tiny_run().make_trainer()
+    torch.manual_seed(7)
+    trainer.base_batches = iter([share(tiny_run().make_batch(), rank, world, "dealt")])
+    trainer.run_step_meta_learning1()
+    return {name: value for name, value in trainer.model.state_dict().items() if "running" in name}
+
+
 def main(rank: int, folder: Path) -> None:
     for world in WORLDS:
         if rank < world:
             meeting_point = f"file://{folder}/meeting_point_{world}"
             dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
+            torch.save(statistics_after_one_step(rank, world), folder / f"statistics_{rank}_of_{world}.pth")
             torch.save({name: train(name, rank, world) for name in RUNS}, folder / f"process_{rank}_of_{world}.pth")
             dist.destroy_process_group()
 
