@@ -217,6 +217,8 @@ class DefaultTrainer(ResumableTrainer):
                 *plots,
             ]
         )
+        if cfg.SOLVER.COMPILE != "off":
+            self.register_hooks([hooks.CompilationReport()])
         self.train_and_survive()
         return self.results
 
