@@ -4,6 +4,7 @@
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --resume
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --eval-only --resume
+    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --resume --tsne-only --dist-only
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 40
 
 Copy and edit this file for what the options do not offer: another loss, hook or data set is registered before `main`.
@@ -18,7 +19,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid.engine.defaults import DefaultTrainer, default_argument_parser, default_setup, feature_cache, test_only  # noqa: E402
+from fastreid.engine.analysis import analyse  # noqa: E402
+from fastreid.engine.defaults import (  # noqa: E402
+    DefaultTrainer, analysis_modes, default_argument_parser, default_setup, feature_cache, load_model, test_only)
 from fastreid.utils.errors import run_command  # noqa: E402
 
 
@@ -27,8 +30,12 @@ def main() -> None:
     cfg = default_setup(args)
     resume = args.resume or args.num_pth is not None
     cache = feature_cache(cfg, args)
+    modes = analysis_modes(args)
     if args.eval_only:
         test_only(cfg, resume, args.num_pth, cache, args.trust_checkpoint)
+    if modes:
+        analyse(cfg, load_model(cfg, resume, args.num_pth, args.trust_checkpoint)[0], modes)
+    if args.eval_only or modes:
         return
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(resume, args.num_pth, args.trust_checkpoint)

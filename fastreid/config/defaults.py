@@ -227,6 +227,19 @@ _C.TEST.RERANK.K1 = 20  # size of the reciprocal neighbourhoods
 _C.TEST.RERANK.K2 = 6  # neighbours over which a neighbourhood is averaged
 _C.TEST.RERANK.LAMBDA = 0.3  # share of the original distance
 
+# ---------------------------------------------------------------------------------------------------- analysis
+_C.ANALYSIS = CN()  # --tsne-only, --dist-only, --domain-only; what is drawn at random comes from SEED
+_C.ANALYSIS.IMAGES = 2000  # of each data set at most, and as many whole identities as that allows
+_C.ANALYSIS.IMAGES_PER_IDENTITY = 10  # taken first, so that a few identities with many images do not fill the sample
+_C.ANALYSIS.IMAGES_PER_DOMAIN = 500  # out of those, for t-SNE and distances between domains: N x N of each two
+_C.ANALYSIS.PAIRS = 100_000  # of one identity, and of two, in each data set at most
+_C.ANALYSIS.BINS = 50  # of the histograms of distances
+
+_C.ANALYSIS.TSNE = CN()
+_C.ANALYSIS.TSNE.PCA_DIM = 50  # principal components that t-SNE sees
+_C.ANALYSIS.TSNE.PERPLEXITY = 30.0  # lowered where there are fewer than three times as many images
+_C.ANALYSIS.TSNE.IDENTITIES = 8  # that get a colour of their own
+
 # ------------------------------------------------------------------------------------------------------- other
 _C.OUTPUT_DIR = ""  # '': the config's path with configs -> logs
 _C.SEED = 2020  # below 0: drawn anew for each run, and written to its config.yaml

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
+from fastreid.engine.analysis import MODES
 from fastreid.engine.resumable import METRICS, ResumableTrainer
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
@@ -45,6 +47,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a file in configs/")
     parser.add_argument("--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder")
     parser.add_argument("--eval-only", action="store_true", help="test only")
+    parser.add_argument("--tsne-only", action="store_true", help="draw t-SNE of the features, by domain and by identity")
+    parser.add_argument("--dist-only", action="store_true", help="draw distances within and between identities")
+    parser.add_argument("--domain-only", action="store_true", help="draw distances between domains")
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--save-features", action="store_true", help="with --eval-only, keep the features in features/ of the output folder")
     features.add_argument("--features", action="store_true", help="with --eval-only, take the features that were kept")
@@ -53,6 +58,11 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--trust-checkpoint", action="store_true", help="read checkpoints that could run any code while they are read")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
     return parser
+
+
+def analysis_modes(args: argparse.Namespace) -> list[str]:
+    """Return the analyses that are asked for; with any of them, nothing is trained."""
+    return [mode for mode in MODES if getattr(args, f"{mode}_only")]
 
 
 def default_setup(args: argparse.Namespace) -> CfgNode:
@@ -80,7 +90,7 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     setup_logger(folder)
     logger.info(f"config {args.config_file}, output folder {folder}, seed {cfg.SEED}")
-    if not args.eval_only:
+    if not (args.eval_only or analysis_modes(args)):
         write_text(folder / "config.yaml", cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
@@ -260,12 +270,16 @@ def feature_cache(cfg: CfgNode, args: argparse.Namespace) -> FeatureCache | None
     return FeatureCache(Path(cfg.OUTPUT_DIR) / "features", reuse=args.features)
 
 
-def test_only(
-    cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None, trust: bool = False
-) -> Results:
-    """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder; no training data are needed.
+def load_model(
+    cfg: CfgNode, resume: bool, number: int | None = None, trust: bool = False
+) -> tuple[nn.Module, Path | None]:
+    """Return the model of `MODEL.WEIGHTS`, or with `resume` of a checkpoint of the output folder, and that file.
 
-    Without either, the model that training would start from is tested.
+    Without either, the model that training would start from and None. No training data are needed.
+
+    Args:
+        number: take model_<number>.pth instead of the last checkpoint.
+        trust: read a file that could run code while it is read.
 
     Raises:
         UserError: there is no such checkpoint, or it is of another architecture than the config.
@@ -276,24 +290,47 @@ def test_only(
         found = Path(cfg.MODEL.WEIGHTS), read_checkpoint(Path(cfg.MODEL.WEIGHTS), trust)
     if found is None and resume:
         raise UserError(
-            f"--eval-only --resume: no checkpoint in {folder}: train first, or put a trained model there and its file "
+            f"--resume: no checkpoint in {folder}: train first, or put a trained model there and its file "
             f"name into {folder}/last_checkpoint, or name it with MODEL.WEIGHTS"
         )
+    if found is None:
+        logger.warning("no checkpoint given: this is the untrained model")
+        return build_from_checkpoint(cfg, None), None
+    path, content = found
+    return build_from_checkpoint(cfg, path, content), path
+
+
+def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, Any] | None = None) -> nn.Module:
+    """Return the config's model with a checkpoint's weights, or with those that training starts from.
+
+    The classifier has the checkpoint's identities, or one: it takes no part in testing.
+
+    Args:
+        content: of the file, if it was read already.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or of another architecture than the config.
+    """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.HEADS.NUM_CLASSES = 1  # the classifier takes no part in testing
-    if found is None:
-        logger.warning("no checkpoint given: testing the untrained model")
-        results = evaluate(cfg, build_model(cfg), cache)
-    else:
-        path, content = found
-        cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
-        if CLASSIFIER in content["model"]:
-            cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
-        model = build_model(cfg)
-        load_weights(model, content["model"], path)
-        results = evaluate(cfg, model, cache)
-    return report(cfg, results, checkpoint=str(found[0]) if found else "")
+    cfg.MODEL.HEADS.NUM_CLASSES = 1
+    if path is None:
+        return build_model(cfg)
+    content = read_checkpoint(path) if content is None else content
+    cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
+    if CLASSIFIER in content["model"]:
+        cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
+    model = build_model(cfg)
+    load_weights(model, content["model"], path)
+    return model
+
+
+def test_only(
+    cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None, trust: bool = False
+) -> Results:
+    """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder: see `load_model`."""
+    model, path = load_model(cfg, resume, number, trust)
+    return report(cfg, evaluate(cfg, model, cache), checkpoint=str(path) if path else "")
 
 
 def report(cfg: CfgNode, results: Results, **about) -> Results:

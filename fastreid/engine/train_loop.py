@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastreid.engine.compile import compile_model, learning_only
 from fastreid.layers import running_stats
 from fastreid.modeling.losses.build import build_losses
 from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, main_parameters
@@ -137,6 +138,7 @@ class SimpleTrainer(TrainerBase):
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
         self.scaler = CountingScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
+        compile_model(model, cfg.SOLVER.COMPILE)
         self.unread: list[UnreadLosses] = []
         self.gates = gate_parameters(model)
         self.main = main_parameters(model)
@@ -197,11 +199,12 @@ class SimpleTrainer(TrainerBase):
             the losses, as {"base/loss_cls": scalar tensor, ...}
         """
         batch = self.to_device(self.next_batch(self.base_batches))
-        with running_stats(self.model, "general"):
-            losses = self.compute_losses(batch, self.base_loss)
-        named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
         learned = self.main if self.has_meta_step else {**self.main, **self.gates}
-        self.step(sum(losses.values()), learned)
+        with learning_only(self.model, learned.values()):
+            with running_stats(self.model, "general"):
+                losses = self.compute_losses(batch, self.base_loss)
+            named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
+            self.step(sum(losses.values()), learned)
         return named
 
     def run_step_meta_learning2(self) -> Losses:
@@ -217,17 +220,18 @@ class SimpleTrainer(TrainerBase):
         # Chosen before they are on the device, which the host would otherwise have to wait for.
         mtrain, mtest = (self.to_device(select_domains(batch, part)) for part in (mtrain_domains, mtest_domains))
         ratio = self.inner_ratio.advance()
-        with running_stats(self.model, "hold"):
-            inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
-            fast = self.inner_update(sum(inner.values()), ratio)
-            outer = self.compute_losses(mtest, self.mtest_loss, fast)  # virtual unseen domains
-        losses = {f"mtrain/{name}": loss for name, loss in inner.items()}
-        losses |= {f"mtest/{name}": loss for name, loss in outer.items()}
-        named = self.record(losses, batch)
-        total = sum(outer.values())
-        if self.cfg.META.LOSS.COMBINED:
-            total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
-        self.step(total, self.outer_parameters)
+        with learning_only(self.model, {**self.inner_parameters, **self.outer_parameters}.values()):
+            with running_stats(self.model, "hold"):
+                inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
+                fast = self.inner_update(sum(inner.values()), ratio)
+                outer = self.compute_losses(mtest, self.mtest_loss, fast)  # virtual unseen domains
+            losses = {f"mtrain/{name}": loss for name, loss in inner.items()}
+            losses |= {f"mtest/{name}": loss for name, loss in outer.items()}
+            named = self.record(losses, batch)
+            total = sum(outer.values())
+            if self.cfg.META.LOSS.COMBINED:
+                total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
+            self.step(total, self.outer_parameters)
         return named
 
     def split_domains(self) -> tuple[list[int], list[int]]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import resource
-import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from fastreid.solver.build import gate_parameters
+from fastreid.utils.memory import peak_memory
 
 logger = logging.getLogger(__name__)
+
+# Gates lie between 0 and 1; TensorBoard's own bins would have only a few there.
+GATE_BINS = np.linspace(0, 1, 51)
 
 
 class Writer:
@@ -50,7 +53,7 @@ class LogWriter(Writer):
         parts += [f"{name} {means[name]:.2e}" for name in ("lr", "lr_gate", "inner_ratio") if name in means]
         if means.get("skipped_steps"):
             parts.append(f"skipped {means['skipped_steps']:.0f}")
-        parts += [f"{means['time']:.3f} s/iter", f"data {means['data_time']:.3f} s", f"mem {peak_memory_mb(trainer):.0f} MB"]
+        parts += [f"{means['time']:.3f} s/iter", f"data {means['data_time']:.3f} s", f"mem {peak_memory_mb(trainer.device):.0f} MB"]
         logger.info("  ".join(parts))
 
 
@@ -89,7 +92,7 @@ class TensorBoardWriter(Writer):
         for name, value in means.items():
             self.writer.add_scalar(name, value, iteration)
         for layer, gate in gates_by_layer(trainer.model).items():
-            self.writer.add_histogram(f"gates/{layer}", gate.detach(), iteration)
+            self.writer.add_histogram(f"gates/{layer}", gate.detach(), iteration, bins=GATE_BINS)
         self.writer.flush()
 
     def close(self) -> None:
@@ -101,9 +104,8 @@ def gates_by_layer(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name.removeprefix("backbone.").removesuffix(".gate"): gate for name, gate in gate_parameters(model).items()}
 
 
-def peak_memory_mb(trainer) -> float:
+def peak_memory_mb(device: torch.device) -> float:
     """Return the most memory used so far, in MB: of the CUDA device, or of this process when training on the CPU."""
-    if trainer.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(trainer.device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_memory() / 2**20

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastreid.data.build import load_test_set
-from fastreid.data.datasets import Split, TestSet
+from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
 from fastreid.evaluation.query_expansion import average_query_expansion
@@ -104,7 +104,7 @@ def evaluate_test_set(
     Raises:
         UserError: a feature is not finite, a split has no query or gallery, or no query of it has a match.
     """
-    _check_finite(features, test_set)
+    check_finite(features, test_set.items)
     results.splits[name], results.cmc[name] = {}, []
     for split in test_set.splits:
         try:
@@ -171,14 +171,14 @@ def query_rows(found: Retrieval, test_set: TestSet, split: Split) -> list[QueryR
     return rows
 
 
-def _check_finite(features: Tensor, test_set: TestSet) -> None:
+def check_finite(features: Tensor, items: Items) -> None:
     """Raise UserError, with the first image's path, when features are not finite."""
-    if len(features) != len(test_set.items):
-        raise UserError(f"there are {len(features)} features for {len(test_set.items)} images: compute them again")
+    if len(features) != len(items):
+        raise UserError(f"there are {len(features)} features for {len(items)} images: compute them again")
     finite = [part.isfinite().all(dim=1) for part in features.split(FINITE_ROWS)]
     bad = np.flatnonzero(~torch.cat(finite).numpy())
     if len(bad):
         raise UserError(
-            f"the feature of {test_set.items.paths[bad[0]]} is not finite ({len(bad)} of {len(features)} images): the "
+            f"the feature of {items.paths[bad[0]]} is not finite ({len(bad)} of {len(features)} images): the "
             "model has diverged, or the checkpoint is damaged"
         )

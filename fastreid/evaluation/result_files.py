@@ -8,14 +8,13 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import seaborn as sns
 from openpyxl import Workbook
 from openpyxl.styles import Alignment, Font, PatternFill
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
+from fastreid.utils.figures import PALETTE, plt, save_figure, use_style
 from fastreid.utils.files import atomic_path
-from fastreid.utils.plots import PALETTE, plt
 
 PLOTTED_RANKS = 20
 HEADER_FILL = PatternFill("solid", fgColor="DDE6F0")
@@ -86,18 +85,18 @@ def _fill(sheet: Worksheet, header: list[str], rows: list[list], labels: int) ->
 
 def plot_cmc(path: Path, curves: Mapping[str, np.ndarray]) -> None:
     """Draw the CMC, shares of 1, of each data set as one line of a PNG."""
-    sns.set_theme(style="whitegrid", palette=PALETTE)
+    use_style()
     figure, axis = plt.subplots(figsize=(6.5, 4.5), constrained_layout=True)
     markers = "osD^vP*X"
     for position, (name, curve) in enumerate(curves.items()):
         ranks = np.arange(1, min(len(curve), PLOTTED_RANKS) + 1)
         values = 100 * curve[: len(ranks)]
         label = f"{name} ({values[0]:.1f})"
-        axis.plot(ranks, values, marker=markers[position % len(markers)], markersize=4, label=label)
+        # As many markers as colours: without the second term a ninth line would look like the first.
+        marker = markers[(position + position // len(PALETTE)) % len(markers)]
+        axis.plot(ranks, values, marker=marker, markersize=4, label=label)
     axis.set(title="CMC (Rank-1)", xlabel="rank", ylabel="queries with a match up to this rank (%)", ylim=(None, 101))
     axis.set_xticks([1, 5, 10, 15, 20])
     if curves:
         axis.legend(fontsize=8, loc="lower right")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -60,9 +60,10 @@ def per_map(values: Tensor) -> Tensor:
     return values[..., None, None]
 
 
-def centre(x: Tensor, mean: Tensor) -> Tensor:
-    """Return x - mean."""
-    return statistics_input(x) - per_map(mean)
+def centre(x: Tensor, mean: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return x - mean, in `out` if that is of the right type."""
+    x = statistics_input(x)
+    return torch.sub(x, per_map(mean), out=out if out is not None and out.dtype == x.dtype else None)
 
 
 # The passes over whole maps. Each is one kernel when torch.compile has compiled it.
@@ -76,10 +77,16 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def output(
-    x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, activation: str | None
+    x: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None,
+    activation: str | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return y."""
-    y = centre(x, mean).mul_(per_map(scale)).add_(per_map(shift))
+    y = centre(x, mean, out).mul_(per_map(scale)).add_(per_map(shift))
     if residual is not None:
         y.add_(residual)
     if activation is not None:
@@ -111,17 +118,19 @@ def input_gradient(
     offset: Tensor,
     y: Tensor | None,
     activation: str | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return scale * grad + slope * (x - mean) + offset, the gradient for x, where `grad` is that for y."""
     grad = statistics_input(activation_gradient(grad, y, activation))
-    return centre(x, mean).mul_(per_map(slope)).add_(per_map(offset)).addcmul_(grad, per_map(scale)).to(x.dtype)
+    centred = centre(x, mean, out)
+    return centred.mul_(per_map(slope)).add_(per_map(offset)).addcmul_(grad, per_map(scale)).to(x.dtype)
 
 
 PASSES = (moments, output, coefficient_gradients, input_gradient)
 PART_BYTES = 2**21
 
 
-def in_parts(function: Callable) -> Callable:
+def in_parts(function: Callable, gives_map: bool) -> Callable:
     """Make a pass go through the images of a large map on the CPU a few at a time.
 
     What it computes in between then stays in the processor's cache, and takes no memory of the map's size.
@@ -132,18 +141,24 @@ def in_parts(function: Callable) -> Callable:
         if x.device.type != "cpu" or images >= len(x):
             return function(x, *others)
         arguments = (x, *others)
-        results = None
-        for start in range(0, len(x), images):
-            part = slice(start, start + images)
-            found = function(*(a[part] if isinstance(a, Tensor) else a for a in arguments))
-            found = (found,) if isinstance(found, Tensor) else found
-            if results is None:
-                results = [torch.empty_like(x) if f.dim() == 4 else f.new_empty(len(x), *f.shape[1:]) for f in found]
-            for result, value in zip(results, found):
-                result[part] = value
-        return results[0] if len(results) == 1 else tuple(results)
+        parts = [slice(start, start + images) for start in range(0, len(x), images)]
+        if not gives_map:
+            found = [function(*of_images(arguments, part)) for part in parts]
+            return tuple(torch.cat(values) for values in zip(*found))
+        result = torch.empty_like(x)
+        for part in parts:
+            out = result[part]
+            value = function(*of_images(arguments, part), out)
+            if value is not out:  # computed in another type
+                out.copy_(value)
+        return result
 
     return wrapped
+
+
+def of_images(arguments: tuple, part: slice) -> list:
+    """Return the arguments with the tensors cut to some of the images."""
+    return [argument[part] if isinstance(argument, Tensor) else argument for argument in arguments]
 
 
 class Kernels(NamedTuple):
@@ -155,7 +170,7 @@ class Kernels(NamedTuple):
     input_gradient: Callable
 
 
-EAGER = Kernels(*map(in_parts, PASSES))
+EAGER = Kernels(*(in_parts(function, gives_map=function in (output, input_gradient)) for function in PASSES))
 
 
 def normalize(
@@ -237,7 +252,8 @@ def gradients(ctx, grad: Tensor, x: Tensor, y: Tensor | None, activation: str | 
     pixels, scale = x.shape[2] * x.shape[3], scale.detach()
     slope = zero_if_none(for_var, var) * (2 / pixels)
     offset = (zero_if_none(for_mean, mean) - scale * for_shift) / pixels  # y depends on the mean directly, too
-    return [kernels.input_gradient(grad, x, images_mean, scale, slope, offset, y, activation), *for_leaves]
+    for_x = kernels.input_gradient(grad, x, images_mean, scale, slope, offset, y, activation) if ctx.needs_input_grad[0] else None
+    return [for_x, *for_leaves]
 
 
 def differentiable_gradients(ctx, grad: Tensor, x: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:

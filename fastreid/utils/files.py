@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Mapping, Sequence
 
 from fastreid.utils.errors import UserError
 
@@ -85,6 +86,18 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
     """Write a JSON file as a whole."""
     write_text(path, json.dumps(value, indent=2) + "\n", durable)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the same keys, which are the header, as CSV; None is an empty field.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def file_stem(name: str) -> str:

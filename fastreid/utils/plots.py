@@ -5,15 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import matplotlib
+from fastreid.utils.figures import PALETTE, plt, save_figure, use_style
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first: servers have no screen
-import seaborn as sns  # noqa: E402
-
-from fastreid.utils.files import atomic_path  # noqa: E402
-
-PALETTE = "colorblind"
 Records = list[dict[str, float]]
 
 
@@ -39,7 +32,7 @@ def plot_result(metrics: Path, output: Path) -> None:
         metrics: a run's `metrics.json`. output: the PNG file to write.
     """
     records = read_metrics(metrics)
-    sns.set_theme(style="whitegrid", palette=PALETTE)
+    use_style()
     figure, axes = plt.subplots(2, 2, figsize=(13, 8), constrained_layout=True)
     names = list(dict.fromkeys(name for record in records for name in record))
     draw_lines(axes[0, 0], records, [n for n in names if "/loss_" in n], "Losses")
@@ -47,9 +40,7 @@ def plot_result(metrics: Path, output: Path) -> None:
     axes[0, 1].set_yscale("log")
     draw_evaluations(axes[1, 0], records, [n for n in names if n.startswith("test/")])
     draw_gates(axes[1, 1], records, [n for n in names if n.startswith("gate/")])
-    with atomic_path(output) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+    save_figure(figure, output)
 
 
 def series(records: Records, name: str) -> tuple[list[float], list[float]]:
@@ -62,7 +53,9 @@ def draw_lines(axis, records: Records, names: list[str], title: str, marker: str
     """Draw one line for each name."""
     styles = ("-", "--", ":", "-.")
     for position, name in enumerate(names):
-        axis.plot(*series(records, name), styles[position % len(styles)], marker=marker, label=name.removeprefix("test/"))
+        # The number of styles divides that of colours: without the second term a ninth line would look like the first.
+        style = styles[(position + position // len(PALETTE)) % len(styles)]
+        axis.plot(*series(records, name), style, marker=marker, label=name.removeprefix("test/"))
     axis.set(title=title, xlabel="iteration")
     if names:
         axis.legend(fontsize=8)

@@ -241,7 +241,7 @@ class TestTestOnly:
         self.check(tmp_path, model, make_cfg(tmp_path, "MODEL.WEIGHTS", path), resume=False)
 
     def test_without_a_checkpoint_resuming_is_a_user_error(self, tmp_path):
-        with pytest.raises(UserError, match="--eval-only --resume: no checkpoint in .*MODEL.WEIGHTS"):
+        with pytest.raises(UserError, match="--resume: no checkpoint in .*MODEL.WEIGHTS"):
             defaults.test_only(make_cfg(tmp_path), resume=True)
 
     def test_a_checkpoint_of_another_architecture_is_a_user_error(self, tmp_path):

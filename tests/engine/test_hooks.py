@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastreid.engine import HookBase, TrainerBase, hooks
 from fastreid.layers import BatchInstanceNorm
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
+from fastreid.engine.writers import GATE_BINS, JSONWriter, LogWriter, TensorBoardWriter
 
 LOSSES = {"base/loss_cls": 3.0, "mtrain/loss_stc": 0.5, "mtest/loss_triplet_mtest": 0.25}
 
@@ -277,3 +277,4 @@ def test_tensorboard_has_losses_by_group_and_gate_histograms(tmp_path):
     assert tags["histograms"] == ["gates/0"]
     histogram = events.Histograms("gates/0")[0].histogram_value
     assert histogram.num == 4 and histogram.min == histogram.max == 0.5
+    assert set(histogram.bucket_limit) <= set(GATE_BINS)

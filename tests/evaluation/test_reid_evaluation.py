@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from openpyxl import load_workbook
-from PIL import Image
+from PIL import Image, ImageColor
 
 from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, Split, TestSet
@@ -16,6 +16,7 @@ from fastreid.evaluation import average_query_expansion, compute_distance, evalu
 from fastreid.evaluation.reid_evaluation import evaluate, evaluate_test_set, select_rows
 from fastreid.evaluation.results import Results
 from fastreid.utils.errors import UserError
+from fastreid.utils.figures import PALETTE
 
 
 def problem(pids=(0, 1, 2, 0, 0, 1, 1, 7), splits=None):
@@ -137,8 +138,8 @@ def test_results_are_written_for_programs_and_for_people(small_cfg, tmp_path):
     assert [cell.value for cell in splits[2]][:2] == ["people", "split_1"]
 
     image = np.asarray(Image.open(tmp_path / "cmc.png").convert("RGB")).reshape(-1, 3)
-    for colour in ((1, 115, 178), (222, 143, 5)):  # the first two of the palette: one line for each data set
-        assert (image == colour).all(axis=1).any()
+    for colour in PALETTE[:2]:  # one line for each data set
+        assert (image == ImageColor.getrgb(colour)).all(axis=1).any()
 
 
 def test_undefined_rates_are_empty_in_the_files(small_cfg, tmp_path):

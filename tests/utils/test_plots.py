@@ -7,7 +7,8 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
-from fastreid.utils.plots import plot_result, read_metrics, series
+from fastreid.utils.figures import use_style
+from fastreid.utils.plots import draw_lines, plot_result, read_metrics, series
 
 LOSSES = {"base/loss_cls": 2.0, "base/loss_triplet": 0.5, "mtrain/loss_stc": 0.1, "mtest/loss_triplet_mtest": 0.2}
 RATES = {"lr": 0.01, "lr_gate": 0.1, "inner_ratio": 0.02}
@@ -95,3 +96,12 @@ def test_the_four_panels_show_losses_rates_evaluations_and_gates(tmp_path, monke
     assert [list(line.get_xdata()) for line in gates.lines][0] == [1, 2]
     assert [list(line.get_ydata()) for line in gates.lines][0] == [0.9, 0.4]
     plt.close(figure)
+
+
+def test_no_two_of_many_lines_look_the_same():
+    use_style()
+    figure, axis = plt.subplots()
+    draw_lines(axis, [{"iteration": 0}], [f"line {number}" for number in range(20)], "title")
+    looks = {(line.get_color(), line.get_linestyle()) for line in axis.lines}
+    plt.close(figure)
+    assert len(looks) == 20

@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Draw the gates of a training run: by layer over training, and before against after.
+
+    python tools/plot_gates.py logs/Sample/DG-mobilenet
+    python tools/plot_gates.py logs/Sample/DG-mobilenet --from checkpoints --output pictures
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fastreid.utils.errors import run_command  # noqa: E402
+from fastreid.utils.gate_history import CHECKPOINTS, TENSORBOARD, read_gates  # noqa: E402
+from fastreid.utils.gate_plots import save_gates  # noqa: E402
+from fastreid.utils.logger import setup_logger  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw the gates of a training run.")
+    parser.add_argument("folder", type=Path, metavar="LOGDIR", help="the output folder of a training run")
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        choices=(CHECKPOINTS, TENSORBOARD),
+        help="what to read; default: the TensorBoard logs, which have more iterations, if they hold gates",
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: LOGDIR/analysis")
+    args = parser.parse_args()
+    setup_logger()
+    history = read_gates(args.folder, args.origin)
+    output = args.output or args.folder / "analysis"
+    save_gates(output, history)
+    first, last = history.mean.mean(axis=1)[[0, -1]]
+    print(
+        f"{len(history.layers)} layers, {len(history.iterations)} iterations, {history.iterations[0]} to "
+        f"{history.iterations[-1]}: average gate {first:.4f} -> {last:.4f}; written to {output}"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
