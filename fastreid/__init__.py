@@ -1,3 +1,12 @@
 """MetaBIN: generalizable person re-identification by meta batch-instance normalization (CVPR 2021)."""
-
+__all__ = ["Predictor"]
 __version__ = "1.0.0"
+
+
+def __getattr__(name: str):
+    """Import `Predictor`, and PyTorch with it, when it is asked for: `import fastreid` stays quick."""
+    if name == "Predictor":
+        from fastreid.engine.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,3 +40,36 @@ def own_log():
         handler.close()
     logger.propagate = propagate
     logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def make_run():
+    """Make a run's folder with an untrained model whose gates and statistics are none of their first values."""
+    from fastreid.config import get_cfg
+    from fastreid.modeling import build_model
+    from fastreid.utils.checkpoint import Checkpointer
+
+    def make(folder: Path, *options: str) -> Path:
+        cfg = get_cfg()
+        cfg.merge_from_list(
+            ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_mobilenet_v2_backbone", "MODEL.BACKBONE.DEPTH", "10"]
+            + ["MODEL.BACKBONE.PRETRAIN", "False", "MODEL.HEADS.IN_FEAT", "1280", "MODEL.HEADS.NUM_CLASSES", "3"]
+            + ["MODEL.NORM.TYPE_BACKBONE", "BIN_gate2", "MODEL.NORM.BIN_INIT", "random"]
+            + ["INPUT.SIZE_TEST", "[32, 16]", "TEST.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0", *options]
+        )
+        torch.manual_seed(1)
+        model = build_model(cfg)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.uniform_(0.5, 1.5)
+        Checkpointer(model, folder).save("model_final", iteration=0)
+        (folder / "config.yaml").write_text(cfg.dump())
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_folder(make_run, tmp_path_factory):
+    """A run's folder: MobileNetV2 with batch-instance normalization, images 32 x 16. Nothing may write into it."""
+    return make_run(tmp_path_factory.mktemp("run"))

@@ -1,9 +1,9 @@
-"""Test features: one forward for each image of a data set, shared out among the processes."""
+"""Test features: one forward for each image, those of a data set shared out among the processes."""
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -34,7 +34,7 @@ def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Ten
     share = items[rank * per_process : (rank + 1) * per_process]
     features, error = None, None
     try:
-        features = _extract(cfg, model, share, name) if len(share) else None
+        features = forward_batches(cfg, model, build_test_loader(cfg, share), len(share), name) if len(share) else None
     except UserError as problem:
         if world == 1:
             raise
@@ -47,23 +47,28 @@ def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Ten
 
 
 @torch.inference_mode()
-def _extract(cfg, model: nn.Module, items: Items, name: str) -> Tensor:
-    """Return the features (N, D) of the items by this process alone."""
+def forward_batches(cfg, model: nn.Module, batches: Iterable[dict], total: int, name: str = "") -> Tensor:
+    """Return the features (total, D) float32 on the CPU of batches that hold `total` images, by this process alone.
+
+    Model and options (`TEST.FLIP`, `SOLVER.AMP`) are those of a test. `name` stands beside the progress bar.
+    """
     device = next(model.parameters()).device
     amp, dtype = uses_amp(cfg, device), amp_dtype(device)
     features, done = None, 0
     # None: no bar where the output is not a terminal.
     hidden = True if process_rank() > 0 else None
-    bar = tqdm(total=len(items), desc=name, unit=" images", leave=False, disable=hidden)
+    bar = tqdm(total=total, desc=name, unit=" images", leave=False, disable=hidden)
     with evaluation_mode(model), bar, torch.autocast(device.type, dtype, enabled=amp):
-        for batch in build_test_loader(cfg, items):
+        for batch in batches:
             images = batch["images"].to(device, non_blocking=True)
             part = model({**batch, "images": images}).float()
             if cfg.TEST.FLIP:
                 part = (part + model({**batch, "images": images.flip(3)}).float()) / 2
             if features is None:
-                # One array from the start: joining parts at the end would take twice the memory.
-                features = torch.empty(len(items), part.shape[1])
+                # One array from the start: joining parts at the end would take twice the memory. An ordinary one: a
+                # caller may train on features.
+                with torch.inference_mode(False):
+                    features = torch.empty(total, part.shape[1])
             features[done : done + len(part)] = part
             done += len(part)
             bar.update(len(part))

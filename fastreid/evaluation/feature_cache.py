@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,21 +50,24 @@ class FeatureCache:
         path = self.path(name)
         if not path.is_file():
             raise UserError(f"--features: no saved features {path}: run once with --save-features instead")
-        try:
-            with np.load(path) as content:
-                found = {key: str(content[key]) for key in expected}
-                features = content["features"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            problem = f"{path} is not a file of saved features ({error}): run again with --save-features"
-            raise UserError(problem) from error
-        stale = [key for key in expected if found[key] != expected[key]]
+        arrays = read_arrays(path, ["features", *expected], "run again with --save-features")
+        stale = [key for key in expected if str(arrays[key]) != expected[key]]
         if stale:
             raise UserError(
                 f"the features in {path} were computed with other {' and '.join(stale)} than those of this run: "
                 "run again with --save-features in place of --features"
             )
         logger.info(f"the features of {name} are from {path}")
-        return torch.from_numpy(features)
+        return torch.from_numpy(arrays["features"])
+
+
+def read_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, np.ndarray]:
+    """Return some arrays of an .npz file of features; UserError, ending in `advice`, if it is none or lacks one."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in names}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a file of saved features ({error}): {advice}") from error
 
 
 def fingerprint(cfg, model: nn.Module, items: Items) -> dict[str, str]:
@@ -72,6 +76,19 @@ def fingerprint(cfg, model: nn.Module, items: Items) -> dict[str, str]:
     Raises:
         UserError: an image is missing.
     """
+    images = hashlib.sha256()
+    for path in items.paths.tolist():
+        try:
+            # The size tells most images of another content apart without reading them.
+            size = Path(path).stat().st_size
+        except OSError as error:
+            raise UserError(f"the image {path} cannot be read ({error.strerror}): check the data set") from error
+        images.update(f"{path}\0{size}\0".encode())
+    return {**model_fingerprint(cfg, model), "images": images.hexdigest()}
+
+
+def model_fingerprint(cfg, model: nn.Module) -> dict[str, str]:
+    """Return the hash of a model's weights and the options that change its test features."""
     weights = hashlib.sha256()
     for name, value in model.state_dict().items():
         weights.update(name.encode())
@@ -85,12 +102,4 @@ def fingerprint(cfg, model: nn.Module, items: Items) -> dict[str, str]:
         "IN_FC_MULTIPLY": cfg.MODEL.NORM.IN_FC_MULTIPLY,
         "POOL_LAYER": cfg.MODEL.HEADS.POOL_LAYER,
     }
-    images = hashlib.sha256()
-    for path in items.paths.tolist():
-        try:
-            # The size tells most images of another content apart without reading them.
-            size = Path(path).stat().st_size
-        except OSError as error:
-            raise UserError(f"the image {path} cannot be read ({error.strerror}): check the data set") from error
-        images.update(f"{path}\0{size}\0".encode())
-    return {"weights": weights.hexdigest(), "options": json.dumps(options), "images": images.hexdigest()}
+    return {"weights": weights.hexdigest(), "options": json.dumps(options)}

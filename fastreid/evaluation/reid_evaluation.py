@@ -119,24 +119,28 @@ def evaluate_test_set(
 
 def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> Retrieval:
     """Evaluate one split with the options of TEST: metric, block size, query expansion, re-ranking."""
-    test, items = cfg.TEST, test_set.items
-    q_feat, g_feat = (select_rows(features, index).to(device) for index in (split.query, split.gallery))
-    if len(q_feat) and len(g_feat):
-        rows = rows_per_block(test.BLOCK_SIZE, len(q_feat) + len(g_feat))
-        if test.AQE.ENABLED:
-            q_feat, g_feat = average_query_expansion(
-                q_feat, g_feat, test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA, rows
-            )
-        if test.RERANK.ENABLED:
-            options = test.RERANK.K1, test.RERANK.K2, test.RERANK.LAMBDA, test.METRIC, rows
-            distances = MatrixDistances(re_ranking(q_feat, g_feat, *options))
-        else:
-            distances = FeatureDistances(q_feat, g_feat, test.METRIC, test.BLOCK_SIZE)
-    else:
-        # Nothing to compute: the evaluation says which set is empty.
-        distances = MatrixDistances(np.empty((len(q_feat), len(g_feat)), np.float32))
+    items = test_set.items
+    distances = split_distances(cfg, features, split, device)
     labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
-    return evaluate_blocks(distances, *labels, margins=test.PER_QUERY)
+    return evaluate_blocks(distances, *labels, margins=cfg.TEST.PER_QUERY)
+
+
+def split_distances(
+    cfg, features: Tensor, split: Split, device: torch.device = torch.device("cpu")
+) -> FeatureDistances | MatrixDistances:
+    """Return the distances of a split's query and gallery with the options of TEST, from the features of all images."""
+    test = cfg.TEST
+    q_feat, g_feat = (select_rows(features, index).to(device) for index in (split.query, split.gallery))
+    if not (len(q_feat) and len(g_feat)):
+        # Nothing to compute: the evaluation says which set is empty.
+        return MatrixDistances(np.empty((len(q_feat), len(g_feat)), np.float32))
+    rows = rows_per_block(test.BLOCK_SIZE, len(q_feat) + len(g_feat))
+    if test.AQE.ENABLED:
+        q_feat, g_feat = average_query_expansion(q_feat, g_feat, test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA, rows)
+    if test.RERANK.ENABLED:
+        options = test.RERANK.K1, test.RERANK.K2, test.RERANK.LAMBDA, test.METRIC, rows
+        return MatrixDistances(re_ranking(q_feat, g_feat, *options))
+    return FeatureDistances(q_feat, g_feat, test.METRIC, test.BLOCK_SIZE)
 
 
 def select_rows(features: Tensor, index: np.ndarray) -> Tensor:

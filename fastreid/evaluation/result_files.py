@@ -56,18 +56,19 @@ def write_workbook(
     workbook = Workbook()
     table = workbook.active
     table.title = "results"
-    _fill(table, ["Datasets", *columns], [[name, *(row[c] for c in columns)] for name, row in rows.items()], labels=1)
+    averages = [[name, *(row[c] for c in columns)] for name, row in rows.items()]
+    fill_sheet(table, ["Datasets", *columns], averages, labels=1)
     # The last row is the average over all data sets.
     for cell in table[table.max_row]:
         cell.font = Font(bold=True)
     every = list(dict.fromkeys(key for found in splits.values() for row in found.values() for key in row))
     lines = [[name, split, *(row[c] for c in every)] for name, found in splits.items() for split, row in found.items()]
-    _fill(workbook.create_sheet("splits"), ["Datasets", "Split", *every], lines, labels=2)
+    fill_sheet(workbook.create_sheet("splits"), ["Datasets", "Split", *every], lines, labels=2)
     with atomic_path(path) as temporary:
         workbook.save(temporary)
 
 
-def _fill(sheet: Worksheet, header: list[str], rows: list[list], labels: int) -> None:
+def fill_sheet(sheet: Worksheet, header: list[str], rows: list[list], labels: int) -> None:
     """Write a header and rows whose first `labels` cells are text; an undefined number (NaN) is an empty cell."""
     sheet.append(header)
     for row in rows:

@@ -1,0 +1,119 @@
+"""Exported models against the model's features."""
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from fastreid.config import get_cfg
+from fastreid.engine import export
+from fastreid.engine.export import FeatureModel, check_features, export_model, sample_images
+from fastreid.evaluation.extraction import forward_batches
+from fastreid.layers import norm_factory
+from fastreid.modeling.heads import MetalearningHead
+from fastreid.utils.errors import UserError
+
+
+class TinyModel(nn.Module):
+    """Two convolutions with batch-instance normalization, and the head: quick to export."""
+
+    def __init__(self):
+        super().__init__()
+        cfg = get_cfg()
+        cfg.merge_from_list(["MODEL.HEADS.IN_FEAT", "8", "MODEL.HEADS.NUM_CLASSES", "2"])
+        norm = norm_factory("BIN_gate2", "random")
+        first, second = nn.Conv2d(3, 6, 3, stride=2), nn.Conv2d(6, 8, 3, stride=2)
+        self.backbone = nn.Sequential(first, norm(6), nn.ReLU(), second, norm(8), nn.ReLU())
+        self.heads = MetalearningHead(cfg)
+
+    def forward(self, batch):
+        return self.heads(self.backbone(batch["images"] / 128 - 1))
+
+
+@pytest.fixture
+def predictor():
+    """What `export_model` uses of a predictor."""
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "TEST.FLIP", "True"])
+    model = TinyModel().eval()
+    checkpoint = Path("model_final.pth")
+    return SimpleNamespace(cfg=cfg, model=model, image_size=(32, 16), feature_size=8, checkpoint=checkpoint)
+
+
+def features_of(predictor, images):
+    with torch.no_grad():
+        return FeatureModel(predictor.model, flip=True)(images)
+
+
+def test_the_exported_function_is_a_tests(predictor):
+    images = sample_images(5, (32, 16))
+    expected = forward_batches(predictor.cfg, predictor.model, [{"images": images}], 5)
+    torch.testing.assert_close(features_of(predictor, images), expected)
+
+
+def test_a_program_has_dynamic_batches_and_says_what_it_is(predictor, tmp_path):
+    differences = export_model(predictor, tmp_path / "model.pt2")
+    assert list(differences) == [1, 2, 7, 32] and max(differences.values()) < 1e-3
+    extra = {"metadata.json": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    about = json.loads(extra["metadata.json"])
+    assert about["input"]["shape"] == ["batch", 3, 32, 16] and about["output"]["shape"] == ["batch", 8]
+    assert about["flip"] is True and about["checkpoint"] == "model_final.pth"
+    images = sample_images(9, (32, 16))
+    found = program(images)
+    torch.testing.assert_close(found, features_of(predictor, images))
+    # Each image is normalized by its own statistics: its feature does not depend on those beside it.
+    torch.testing.assert_close(found, torch.cat([program(image[None]) for image in images]))
+
+
+def test_onnx_has_the_same_features(predictor, tmp_path):
+    for package in export.ONNX_PACKAGES:
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e .[export]")
+    import onnx
+
+    differences = export_model(predictor, tmp_path / "model.onnx")
+    assert list(differences) == [1, 2, 7, 32]
+    content = onnx.load(tmp_path / "model.onnx")
+    about = {entry.key: entry.value for entry in content.metadata_props}
+    assert json.loads(about["output"])["shape"] == ["batch", 8]
+    shape = content.graph.input[0].type.tensor_type.shape.dim
+    assert [side.dim_value for side in shape[1:]] == [3, 32, 16] and shape[0].dim_param
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
+
+
+class MeanOfBatch(nn.Module):
+    """A model whose features depend on the other images of a batch."""
+
+    def forward(self, batch):
+        return batch["images"].mean((2, 3)) + batch["images"].mean()
+
+
+def test_the_check_sees_features_that_depend_on_the_batch():
+    model = FeatureModel(MeanOfBatch(), flip=False)
+    def one_by_one(images):
+        return torch.cat([model(image[None]) for image in images])
+
+    differences, largest = check_features(model, one_by_one, (8, 4))
+    assert differences[1] == 0 and differences[32] > 0.1 * largest
+
+
+@pytest.mark.parametrize("wrong", [1.01, float("nan")])
+def test_a_file_with_other_features_is_not_written(predictor, tmp_path, monkeypatch, wrong):
+    def write(model, size, about, path):
+        path.write_text("something")
+        return lambda images: wrong * model(images)
+
+    monkeypatch.setattr(export, "write_program", write)
+    with pytest.raises(UserError, match="features differ by"):
+        export_model(predictor, tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_formats_and_missing_packages_are_named(predictor, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="ending in .onnx or .pt2; found .*model.pth"):
+        export_model(predictor, tmp_path / "model.pth")
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs onnx, onnxscript, onnxruntime: pip install"):
+        export_model(predictor, tmp_path / "model.onnx")

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Write one self-contained page about one run or several: tables, curves, gates, configs, worst and best queries.
+
+    python tools/report.py logs/Sample/DG-mobilenet
+    python tools/report.py logs/first logs/second --output compared.html --queries 10 --opts MODEL.DEVICE cpu
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
+
+from fastreid.report.comparison import base_config  # noqa: E402
+from fastreid.report.page import render  # noqa: E402
+from fastreid.report.queries import ListOptions, Thumbnails, query_sets, run_lists  # noqa: E402
+from fastreid.report.query_cards import QueryLists  # noqa: E402
+from fastreid.report.runs import Run, read_run, run_names  # noqa: E402
+from fastreid.utils.errors import UserError, run_command  # noqa: E402
+from fastreid.utils.files import write_text  # noqa: E402
+from fastreid.utils.logger import setup_logger  # noqa: E402
+
+MOST_RUNS = 8
+BASE = PROJECT / "configs" / "Base-DG.yml"
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Write a self-contained HTML page about one run or several.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="LOGDIR", help="output folders of runs")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the first folder")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        default=BASE,
+        metavar="FILE",
+        help=f"config to compare with (default: {BASE.relative_to(PROJECT)})",
+    )
+    parser.add_argument(
+        "--queries",
+        type=int,
+        default=3,
+        metavar="N",
+        help="worst and best queries of each data set and run (default: 3 and 3)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=10, metavar="K", help="gallery images of each ranked list (default: 10)"
+    )
+    parser.add_argument(
+        "--no-images", action="store_true", help="no ranked lists: needs neither checkpoints nor data sets"
+    )
+    parser.add_argument(
+        "--max-mb",
+        type=float,
+        default=20.0,
+        metavar="MB",
+        help="most that the thumbnails may take together (default: 20)",
+    )
+    parser.add_argument(
+        "--opts",
+        nargs="+",
+        default=[],
+        metavar="KEY VALUE",
+        help="options over the runs' configs, such as MODEL.DEVICE cpu",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    setup_logger()
+    if args.max_mb <= 0:
+        raise UserError(f"--max-mb {args.max_mb:g} must be above 0; --no-images leaves all pictures out")
+    options = ListOptions(args.queries, args.top_k, args.opts)
+    folders = list(dict.fromkeys(args.folders))
+    if len(folders) > MOST_RUNS:
+        raise UserError(
+            f"{len(folders)} runs: a page shows {MOST_RUNS} at most, as many as there are colours to tell apart; "
+            "tools/find_results.py puts any number into one table"
+        )
+    runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders))]
+    if not any(run.usable for run in runs):
+        raise UserError("; ".join(f"{run.folder}: {', '.join(run.problems)}" for run in runs))
+    lists = None if args.no_images else read_lists(runs, options, args.max_mb)
+    output = args.output or next(run.folder for run in runs if run.usable) / "report.html"
+    write_text(output, render(runs, base_config(args.base), args.base.stem, lists))
+    print(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
+
+
+def read_lists(runs: list[Run], options: ListOptions, max_mb: float) -> QueryLists:
+    """Return the ranked lists of all runs that have a checkpoint and data."""
+    found = [run_lists(run, options) for run in runs]
+    return QueryLists(query_sets(found, options.count), found, Thumbnails(int(max_mb * 1e6)))
+
+
+if __name__ == "__main__":
+    run_command(main)
