@@ -32,6 +32,8 @@ def compile_model(model: nn.Module, choice: str) -> None:
         raise UserError(f"SOLVER.COMPILE must be one of {', '.join(CHOICES)}; found {choice!r}")
     if choice == "off":
         return
+    if choice == "model" and getattr(model.backbone, "checkpointed", None):
+        raise UserError('SOLVER.COMPILE "model" decides itself what to keep: choose "norm", or empty MODEL.BACKBONE.CHECKPOINT')
     start = time.perf_counter()
     kernels = Kernels(*(torch.compile(function, dynamic=True) for function in PASSES))
     try:

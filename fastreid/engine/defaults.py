@@ -208,6 +208,8 @@ class DefaultTrainer(ResumableTrainer):
                 hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png")),
             ]
         )
+        if cfg.SOLVER.COMPILE != "off":
+            self.register_hooks([hooks.CompilationReport()])
         self.train_and_survive()
         return self.results
 

@@ -32,6 +32,21 @@ class IterationTimer(HookBase):
         self.trainer.storage.flush_sums()
 
 
+class CompilationReport(HookBase):
+    """Log what `SOLVER.COMPILE` costs: the seconds of the first iteration beside those of the second."""
+
+    def before_step(self) -> None:
+        self.start = time.perf_counter()
+
+    def after_step(self) -> None:
+        done = self.trainer.iter - self.trainer.start_iter
+        if done == 0:
+            self.first = time.perf_counter() - self.start
+        elif done == 1:
+            second = time.perf_counter() - self.start
+            logger.info(f"the first iteration, compiling included, took {self.first:.1f} s, the second {second:.1f} s")
+
+
 class SchedulerStep(HookBase):
     """Record the learning rates that the iteration used, then step the schedules.
 

@@ -217,8 +217,9 @@ class Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, residual, activation, coefficients, kernels, *parameters) -> Tensor:
         mean, var = kernels.moments(x)
-        # The coefficients' own small graph: its gradients need no formulas here, whatever a layer computes.
-        with torch.enable_grad():
+        # The coefficients' own small graph: its gradients need no formulas here, whatever a layer computes. Kept as it
+        # is under activation checkpointing, which would run its whole stage again for the sake of it.
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
             leaves = [t.detach().requires_grad_() for t in (mean, var, *parameters)]
             scale, shift = coefficients(*leaves, track=True)
         y = kernels.output(x, mean, scale.detach(), shift.detach(), residual, activation)
@@ -263,6 +264,10 @@ def differentiable_gradients(ctx, grad: Tensor, x: Tensor, parameters: list[Tens
     wanted = [t for t in inputs if t.requires_grad]
     found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True, allow_unused=True))
     return [next(found) if t.requires_grad else None for t in inputs]
+
+
+def keep(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def zero_if_none(grad: Tensor | None, like: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Iterable
 
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from fastreid.layers import InstanceNorm, norm_factory
 from fastreid.layers.normalization import BatchNorm, NormFactory
 from fastreid.layers.normalize import RELU6
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
+from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights
 from fastreid.utils.errors import UserError
 
@@ -28,6 +30,7 @@ STAGES = {
     "layer7": (6, 160, 3, None),
     "layer8": (6, 320, 1, 1),
 }
+STAGE_NAMES = ("layer1", *STAGES, "layer9")
 DUAL_NORM_INSTANCE_STAGES = ("layer1", "layer2", "layer3", "layer4", "layer5", "layer6")
 
 
@@ -65,12 +68,19 @@ class MobileNetV2(nn.Module):
 
     Args:
         norm: constructor of the normalization layer by channel count; a dictionary gives one for each stage.
-        width: multiplier of all channel counts.
+        width: multiplier of all channel counts. checkpoint: stages whose maps are not kept, see checkpointing.py.
     """
 
-    def __init__(self, norm: NormFactory | dict[str, NormFactory], width: float = 1.0, last_stride: int = 1):
+    def __init__(
+        self,
+        norm: NormFactory | dict[str, NormFactory],
+        width: float = 1.0,
+        last_stride: int = 1,
+        checkpoint: Iterable[str] = (),
+    ):
         super().__init__()
-        norms = norm if isinstance(norm, dict) else dict.fromkeys(("layer1", *STAGES, "layer9"), norm)
+        self.checkpointed = check_stages(checkpoint, STAGE_NAMES)
+        norms = norm if isinstance(norm, dict) else dict.fromkeys(STAGE_NAMES, norm)
         self.variant = f"x{width:g}"
         channels = int(32 * width)
         self.layer1 = ConvNormActivation(norms["layer1"], 3, channels, 3, stride=2)
@@ -88,10 +98,9 @@ class MobileNetV2(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layer1(x)
-        for name in STAGES:
-            x = getattr(self, name)(x)
-        return self.layer9(x)
+        for name in STAGE_NAMES:
+            x = run_stage(getattr(self, name), x, name in self.checkpointed)
+        return x
 
 
 def rename_imagenet(name: str) -> str:
@@ -103,11 +112,10 @@ def rename_imagenet(name: str) -> str:
 def norm_by_stage(cfg) -> dict[str, NormFactory]:
     """Return the normalization constructor of each stage; DualNorm is IN up to layer6 and BN from layer7."""
     node = cfg.MODEL.NORM
-    stages = ("layer1", *STAGES, "layer9")
     if node.TYPE_BACKBONE == "DualNorm":
         instance: NormFactory = lambda c: InstanceNorm(c, node.IN_FC_MULTIPLY)  # noqa: E731
-        return {name: instance if name in DUAL_NORM_INSTANCE_STAGES else BatchNorm for name in stages}
-    return dict.fromkeys(stages, norm_factory(node.TYPE_BACKBONE, node.BIN_INIT, node.IN_FC_MULTIPLY, ("DualNorm",)))
+        return {name: instance if name in DUAL_NORM_INSTANCE_STAGES else BatchNorm for name in STAGE_NAMES}
+    return dict.fromkeys(STAGE_NAMES, norm_factory(node.TYPE_BACKBONE, node.BIN_INIT, node.IN_FC_MULTIPLY, ("DualNorm",)))
 
 
 @BACKBONE_REGISTRY.register()
@@ -121,7 +129,7 @@ def build_mobilenet_v2_backbone(cfg) -> MobileNetV2:
     if node.DEPTH < 1:
         raise UserError(f"MODEL.BACKBONE.DEPTH of MobileNetV2 is ten times its width, 10 or 14 as a rule; found {node.DEPTH}")
     width = node.DEPTH / 10
-    model = MobileNetV2(norm_by_stage(cfg), width, node.LAST_STRIDE)
+    model = MobileNetV2(norm_by_stage(cfg), width, node.LAST_STRIDE, node.CHECKPOINT)
     if node.PRETRAIN:
         path = Path(node.PRETRAIN_PATH or f"pretrained/mobilenetv2_{width:.1f}.pth")
         weights = read_weights(path, "put the MobileNetV2 ImageNet weights there (README, Pre-trained models)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from pathlib import Path
+from typing import Iterable
 from urllib.error import URLError
 
 import torch
@@ -19,6 +20,7 @@ from fastreid.layers import norm_factory
 from fastreid.layers.normalization import NormFactory
 from fastreid.layers.normalize import RELU
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
+from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import NO_PRETRAIN, load_imagenet, read_weights
 from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
@@ -84,16 +86,20 @@ VARIANTS = {
 }
 
 
+STAGE_NAMES = ("layer1", "layer2", "layer3", "layer4")
+
+
 class ResNet(nn.Module):
     """(N, 3, H, W) -> (N, C, H/16, W/16) with last_stride 1, H/32 with 2; C is 512 (18, 34) or 2048.
 
     Args:
         norm: constructor of the normalization layer by channel count.
-        depth: a key of `VARIANTS`.
+        depth: a key of `VARIANTS`. checkpoint: stages whose maps are not kept, see checkpointing.py.
     """
 
-    def __init__(self, norm: NormFactory, depth: int = 50, last_stride: int = 1):
+    def __init__(self, norm: NormFactory, depth: int = 50, last_stride: int = 1, checkpoint: Iterable[str] = ()):
         super().__init__()
+        self.checkpointed = check_stages(checkpoint, STAGE_NAMES)
         block, counts = VARIANTS[depth]
         self.variant = str(depth)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -106,7 +112,7 @@ class ResNet(nn.Module):
             for position in range(blocks):
                 stage.append(block(norm, channels, planes, stride if position == 0 else 1))
                 channels = planes * block.expansion
-            self.add_module(f"layer{index + 1}", nn.Sequential(*stage))
+            self.add_module(STAGE_NAMES[index], nn.Sequential(*stage))
         self.out_channels = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -114,7 +120,9 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.bn1(self.conv1(x), RELU))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for name in STAGE_NAMES:
+            x = run_stage(getattr(self, name), x, name in self.checkpointed)
+        return x
 
 
 def rename_imagenet(name: str) -> str:
@@ -155,7 +163,8 @@ def build_resnet_backbone(cfg) -> ResNet:
     node, norm = cfg.MODEL.BACKBONE, cfg.MODEL.NORM
     if node.DEPTH not in VARIANTS:
         raise UserError(f"MODEL.BACKBONE.DEPTH of ResNet must be one of {', '.join(map(str, VARIANTS))}; found {node.DEPTH}")
-    model = ResNet(norm_factory(norm.TYPE_BACKBONE, norm.BIN_INIT, norm.IN_FC_MULTIPLY), node.DEPTH, node.LAST_STRIDE)
+    layers = norm_factory(norm.TYPE_BACKBONE, norm.BIN_INIT, norm.IN_FC_MULTIPLY)
+    model = ResNet(layers, node.DEPTH, node.LAST_STRIDE, node.CHECKPOINT)
     if node.PRETRAIN:
         path = node.PRETRAIN_PATH
         where = "put torchvision's ResNet weights there"
