@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from multiprocessing.process import BaseProcess
@@ -35,7 +36,7 @@ class BatchStream:
             self.begin()
         try:
             batch = next(self.batches)
-        except (OSError, EOFError) as error:  # the connection to a worker
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:  # what a broken connection ends in
             self.raise_if_killed(error)
             raise
         self.position += 1
@@ -50,7 +51,7 @@ class BatchStream:
         self.workers = [child for child in multiprocessing.active_children() if child not in before] or self.workers
 
     def raise_if_killed(self, error: Exception) -> None:
-        """Raise what PyTorch raises if a worker was killed and it notices that first, not the broken connection."""
+        """Raise the error that PyTorch raises in most cases if a worker was killed, naming it and the signal."""
         for worker in self.workers:
             worker.join(timeout=1)
             if worker.exitcode is not None and worker.exitcode < 0:

@@ -306,7 +306,8 @@ def load_model(
         )
     if found is None:
         logger.warning("no checkpoint given: this is the untrained model")
-    path, content = found or (None, None)
+        return build_from_checkpoint(cfg, None), None
+    path, content = found
     return build_from_checkpoint(cfg, path, content), path
 
 
@@ -316,7 +317,7 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, An
     The classifier has the checkpoint's identities, or one: it takes no part in testing.
 
     Args:
-        content: of the file, if it has been read already.
+        content: of the file, if it was read already.
 
     Raises:
         UserError: there is no such file, it is damaged, or of another architecture than the config.
@@ -326,7 +327,7 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, An
     cfg.MODEL.HEADS.NUM_CLASSES = 1
     if path is None:
         return build_model(cfg)
-    content = content or read_checkpoint(path)
+    content = read_checkpoint(path) if content is None else content
     cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
     if CLASSIFIER in content["model"]:
         cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]

@@ -163,6 +163,6 @@ def make_real_trainer(folder, workers=0, **more):
 
 
 @pytest.fixture
-def make_run():
-    """`make_run(folder, workers, SOLVER__MAX_ITER=3)`: the trainer of a run on the data of `root`, of 9 iterations an epoch."""
+def make_full_run():
+    """`make_full_run(folder, workers, SOLVER__MAX_ITER=3)`: the trainer of a run on the data of `root`, of 9 iterations an epoch."""
     return make_real_trainer

@@ -26,15 +26,15 @@ NEW_ENTRIES = ("data_positions", "random_states", "best_result", "inner_ratio", 
 
 
 @pytest.mark.parametrize("workers, older", [(0, True), (2, False)])
-def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, make_run, workers, older, caplog, monkeypatch):
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, make_full_run, workers, older, caplog, monkeypatch):
     """Also from a checkpoint that holds less (`older`), as long as no batch was left out before."""
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
-    whole = make_run(root / "whole", workers)
+    whole = make_full_run(root / "whole", workers)
     whole.resume_or_load(False)
     whole.run()
     epoch = whole.cfg.SOLVER.ITERS_PER_EPOCH
 
-    stopped = make_run(root / "stopped", 1)
+    stopped = make_full_run(root / "stopped", 1)
     stopped.resume_or_load(False)
     stopped.register_hooks([StopAfter(epoch + 1)])
     with pytest.raises(Stop):
@@ -46,7 +46,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, m
     if older:
         torch.save({entry: value for entry, value in content.items() if entry not in NEW_ENTRIES}, path)
     torch.manual_seed(99)  # another process starts with other random numbers
-    resumed = make_run(root / "stopped", workers)
+    resumed = make_full_run(root / "stopped", workers)
     resumed.resume_or_load(True)
     assert resumed.start_iter == epoch
     assert ("does not hold random_states, best_result: they start anew" in caplog.text) == older
@@ -55,8 +55,8 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, m
     assert not [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]
 
 
-def test_best_model_is_kept_and_outlives_a_stop(root, make_run, monkeypatch):
-    trainer = make_run(root / "run", TEST__BEST_METRIC="Rank-1")
+def test_best_model_is_kept_and_outlives_a_stop(root, make_full_run, monkeypatch):
+    trainer = make_full_run(root / "run", TEST__BEST_METRIC="Rank-1")
     trainer.resume_or_load(False)
     values = iter([40.0, 60.0, 50.0])
 
@@ -83,26 +83,26 @@ def test_best_model_is_kept_and_outlives_a_stop(root, make_run, monkeypatch):
     (root / "run" / "model_best.pth").unlink()
     for name, value in [("model_0000004", 60.0), ("model_0000001", -float("inf"))]:
         (root / "run" / "last_checkpoint").write_text(f"{name}.pth")
-        resumed = make_run(root / "run", TEST__BEST_METRIC="Rank-1")
+        resumed = make_full_run(root / "run", TEST__BEST_METRIC="Rank-1")
         resumed.resume_or_load(True)
         assert resumed.best.value == value
-    other = make_run(root / "run", TEST__BEST_METRIC="mAP")
+    other = make_full_run(root / "run", TEST__BEST_METRIC="mAP")
     (root / "run" / "last_checkpoint").write_text("model_0000004.pth")
     other.resume_or_load(True)
     assert other.best.value == -float("inf")
 
 
-def test_a_run_from_the_beginning_sets_the_earlier_best_aside(root, make_run):
-    trainer = make_run(root / "run")
+def test_a_run_from_the_beginning_sets_the_earlier_best_aside(root, make_full_run):
+    trainer = make_full_run(root / "run")
     trainer.checkpointer.write("model_best", 1)
     trainer.checkpointer.save("model_final", 1)
     trainer.resume_or_load(False)
     assert sorted(path.name for path in (root / "run").iterdir()) == ["model_best.previous.pth", "model_final.pth"]
 
 
-def test_changed_options_are_named(root, make_run, caplog, monkeypatch):
+def test_changed_options_are_named(root, make_full_run, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     caplog.set_level(logging.INFO, "fastreid")
-    make_run(root / "run").checkpointer.save("model_0000001", 1)
-    make_run(root / "run", SOLVER__BASE_LR=0.25).resume_or_load(True)
+    make_full_run(root / "run").checkpointer.save("model_0000001", 1)
+    make_full_run(root / "run", SOLVER__BASE_LR=0.25).resume_or_load(True)
     assert "options changed since" in caplog.text and "model_0000001.pth: SOLVER.BASE_LR 0.0005 -> 0.25\n" in caplog.text

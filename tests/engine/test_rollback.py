@@ -60,9 +60,9 @@ def warnings(caplog, monkeypatch):
 
 
 @pytest.fixture
-def without_batch(root, make_run):
+def without_batch(root, make_full_run):
     """The weights of a run in which the batches of iteration BAD are left out."""
-    trainer = make_run(root / "without")
+    trainer = make_full_run(root / "without")
     trainer.rollback.skips = {BAD: 1}
     return train(trainer).model.state_dict()
 
@@ -76,8 +76,8 @@ def without_batch(root, make_run):
         (spoil_gradients, True, 1),
     ],
 )
-def test_rollback_leaves_the_batch_out(root, make_run, without_batch, warnings, spoil, check, rollbacks):
-    trainer = make_run(root / "run", **ROLLBACK, SOLVER__CHECK_FINITE=check)
+def test_rollback_leaves_the_batch_out(root, make_full_run, without_batch, warnings, spoil, check, rollbacks):
+    trainer = make_full_run(root / "run", **ROLLBACK, SOLVER__CHECK_FINITE=check)
     spoil(trainer, bad_batch(trainer))
     train(trainer)
     assert trainer.rollback.done == rollbacks
@@ -89,8 +89,8 @@ def test_rollback_leaves_the_batch_out(root, make_run, without_batch, warnings, 
     assert f"model_0000008.pth; the batches of iteration {BAD} are left out (rollback {rollbacks} of at most 3)" in lines[-1]
 
 
-def test_every_checkpoint_is_finite(root, make_run):
-    trainer = make_run(root / "run")
+def test_every_checkpoint_is_finite(root, make_full_run):
+    trainer = make_full_run(root / "run")
     spoil_gradients(trainer, lambda: trainer.iter == 8)  # the last iteration before a checkpoint
     with pytest.raises(NonFiniteLossError, match="iteration 8: not finite: .* after the update") as error:
         train(trainer)
@@ -98,23 +98,23 @@ def test_every_checkpoint_is_finite(root, make_run):
     assert not list((root / "run").glob("*.pth"))
 
 
-def test_rollbacks_come_to_an_end(root, make_run):
-    trainer = make_run(root / "run", **ROLLBACK, SOLVER__MAX_ROLLBACKS=1, SOLVER__CHECK_FINITE=True)
+def test_rollbacks_come_to_an_end(root, make_full_run):
+    trainer = make_full_run(root / "run", **ROLLBACK, SOLVER__MAX_ROLLBACKS=1, SOLVER__CHECK_FINITE=True)
     spoil_losses(trainer, lambda: trainer.iter == BAD)
     with pytest.raises(NonFiniteLossError, match=f"after 1 rollback.*iteration {BAD}: not finite"):
         train(trainer)
     assert finite(torch.load(root / "run" / "model_0000008.pth", weights_only=True)["model"])
 
 
-def test_without_a_checkpoint_there_is_nothing_to_roll_back_to(root, make_run):
-    trainer = make_run(root / "run", **ROLLBACK)
+def test_without_a_checkpoint_there_is_nothing_to_roll_back_to(root, make_full_run):
+    trainer = make_full_run(root / "run", **ROLLBACK)
     spoil_losses(trainer, lambda: trainer.iter == 2)
     with pytest.raises(NonFiniteLossError, match="no checkpoint yet to roll back to: iteration 2: not finite"):
         train(trainer)
 
 
-def test_stop_is_the_default(root, make_run):
-    trainer = make_run(root / "run", SOLVER__CHECK_FINITE=True)
+def test_stop_is_the_default(root, make_full_run):
+    trainer = make_full_run(root / "run", SOLVER__CHECK_FINITE=True)
     spoil_losses(trainer, bad_batch(trainer))
     with pytest.raises(NonFiniteLossError, match=f"iteration {BAD}: not finite"):
         train(trainer)
