@@ -19,6 +19,10 @@ def recipe():
     return module
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also run what takes minutes: 20 kills instead of 3")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Random numbers that a test draws are the same each time."""

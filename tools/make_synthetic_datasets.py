@@ -29,6 +29,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from fastreid.utils.errors import UserError  # noqa: E402
+from fastreid.utils.machine import num_cores  # noqa: E402
 from fastreid.data.synthetic.layouts import (  # noqa: E402
     MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
 from fastreid.data.synthetic.raw import NUM_VIEWS, RAW_FILES, pack  # noqa: E402
@@ -54,8 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, metavar="N", help="images of each person of a training set")
     parser.add_argument("--size", default="128x64", metavar="HxW", help="height and width of the images")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)) if hasattr(
-        os, "sched_getaffinity") else os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--workers", type=int, default=num_cores(), help="processes (default: one per core)")
     parser.add_argument("--raw", action="store_true", help="cuhk03 and cuhk_sysu as the publishers give them, to be "
                                                            "prepared by prepare_datasets.py")
     parser.add_argument("--overwrite", action="store_true", help="replace sets that this tool made with other options")

@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 from fastreid.data.datasets import datasets_root  # noqa: E402
 from fastreid.data.prepare import (  # noqa: E402
     SETS, all_usable, chosen_sets, known_names, prepare_sets, problem_sheet, summary_table)
-from fastreid.data.prepare.jobs import num_cores  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import write_json  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
+from fastreid.utils.machine import num_cores  # noqa: E402
 
 EXIT_NOT_USABLE = 1
 

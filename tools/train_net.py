@@ -6,10 +6,12 @@
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --eval-only --resume
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --resume --tsne-only --dist-only
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 40
+    python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --num-gpus 4
 
 Copy and edit this file for what the options do not offer: another loss, hook or data set is registered before `main`.
 """
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -23,24 +25,25 @@ from fastreid.engine.analysis import analyse  # noqa: E402
 from fastreid.engine.defaults import (  # noqa: E402
     DefaultTrainer, analysis_modes, default_argument_parser, default_setup, feature_cache, load_model, test_only)
 from fastreid.utils.errors import run_command  # noqa: E402
+from fastreid.utils.launch import launch  # noqa: E402
 
 
-def main() -> None:
-    args = default_argument_parser().parse_intermixed_args()
+def main(args: argparse.Namespace) -> None:
+    """Train or test, as one of the processes of the run."""
     cfg = default_setup(args)
     resume = args.resume or args.num_pth is not None
     cache = feature_cache(cfg, args)
     modes = analysis_modes(args)
     if args.eval_only:
-        test_only(cfg, resume, args.num_pth, cache)
+        test_only(cfg, resume, args.num_pth, cache, args.trust_checkpoint)
     if modes:
-        analyse(cfg, load_model(cfg, resume, args.num_pth)[0], modes)
+        analyse(cfg, load_model(cfg, resume, args.num_pth, args.trust_checkpoint)[0], modes)
     if args.eval_only or modes:
         return
     trainer = DefaultTrainer(cfg)
-    trainer.resume_or_load(resume, args.num_pth)
+    trainer.resume_or_load(resume, args.num_pth, args.trust_checkpoint)
     trainer.run()
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: launch(main, default_argument_parser().parse_intermixed_args()))

@@ -28,6 +28,7 @@ _C.MODEL.NORM = CN()
 _C.MODEL.NORM.TYPE_BACKBONE = "BN"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm (MobileNetV2)
 _C.MODEL.NORM.BIN_INIT = "one"  # first value of the gates: one (all BN), zero (all IN), half, random
 _C.MODEL.NORM.IN_FC_MULTIPLY = 0.0  # what IN multiplies 1x1 maps with, which have no statistics of their own
+_C.MODEL.NORM.SYNC = False  # batch statistics over all processes instead of each process's own
 _C.MODEL.NORM.LOAD_BN_AFFINE = True  # what the batch part takes from pre-trained weights
 _C.MODEL.NORM.LOAD_BN_RUNNING = True
 _C.MODEL.NORM.LOAD_IN_AFFINE = False  # whether the instance part takes the pre-trained scale and shift
@@ -152,8 +153,11 @@ _C.SOLVER.WARMUP_FACTOR = 0.01
 _C.SOLVER.WARMUP_METHOD = "linear"  # or constant
 _C.SOLVER.AMP = False
 _C.SOLVER.COMPILE = "off"  # torch.compile: "norm", the normalizations and activations; "model", the backbone
-_C.SOLVER.CHECK_FINITE = False  # look at the losses before each update; False: before each log line and checkpoint
+_C.SOLVER.CHECK_FINITE = False  # look at losses and gradients before each update; False: before each log line and checkpoint
 _C.SOLVER.CHECKPOINT_PERIOD = 10  # (epochs)
+_C.SOLVER.CHECKPOINT_KEEP = 0  # numbered checkpoints that are kept, the newest; 0: all
+_C.SOLVER.ON_NAN = "stop"  # when a loss or weight is not finite; "rollback": to the last checkpoint, without the batch
+_C.SOLVER.MAX_ROLLBACKS = 3  # then the run stops
 _C.SOLVER.WRITE_PERIOD = 200  # iterations between two lines of the log
 
 # ----------------------------------------------------------------------------------------------- meta-learning
@@ -206,6 +210,7 @@ _C.META.SOLVER.LR_FACTOR.META_CYCLIC_PERIOD_PER_EPOCH = 0.2
 # -------------------------------------------------------------------------------------------------- evaluation
 _C.TEST = CN()
 _C.TEST.EVAL_PERIOD = 10  # (epochs)
+_C.TEST.BEST_METRIC = "mAP"  # the column by whose average over the data sets model_best.pth is chosen
 _C.TEST.IMS_PER_BATCH = 128
 _C.TEST.METRIC = "cosine"  # or euclidean
 _C.TEST.BLOCK_SIZE = 16_000_000  # distances held at a time, 4 bytes each

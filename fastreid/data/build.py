@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import Iterable
 
@@ -15,8 +14,11 @@ from fastreid.data.cache import CachedImages, open_cache
 from fastreid.data.common import ImageDataset, TrainDataset, collate
 from fastreid.data.datasets import Items, TestSet, build_dataset, datasets_root
 from fastreid.data.samplers import BalancedIdentitySampler, NaiveIdentitySampler, SharedBatches
+from fastreid.data.stream import shield_worker
 from fastreid.data.transforms import build_transforms
 from fastreid.utils.errors import UserError
+from fastreid.utils.machine import num_cores, num_local_processes
+from fastreid.utils.processes import num_processes, process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +148,7 @@ def build_sampler(data: TrainingData, batch_size: int, num_instances: int, naive
 
 
 def build_loader(cfg, data: TrainingData, sampler, seed: int) -> DataLoader:
-    """Return the endless loader of a batch sampler's batches."""
+    """Return the endless loader of a batch sampler's batches, of this process's share of each."""
     cache = build_cache(cfg, data.paths_by_set(), cfg.INPUT.SIZE_TRAIN)
     dataset = TrainDataset(
         data.paths,
@@ -158,7 +160,7 @@ def build_loader(cfg, data: TrainingData, sampler, seed: int) -> DataLoader:
         seed=seed,
         skip_corrupt=cfg.DATALOADER.SKIP_CORRUPT,
     )
-    return DataLoader(dataset, batch_sampler=SharedBatches(sampler), **worker_options(cfg, seed))
+    return DataLoader(dataset, batch_sampler=SharedBatches(sampler, process_rank(), num_processes()), **worker_options(cfg, seed))
 
 
 def has_cache(cfg) -> bool:
@@ -194,10 +196,10 @@ def build_test_loader(cfg, items: Items) -> DataLoader:
 
 def worker_options(cfg, seed: int = 0, persistent: bool = True) -> dict:
     """Return the DataLoader's arguments that do not depend on the data; `seed` is of the workers' random numbers."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cfg.DATALOADER.NUM_WORKERS, cores)
+    workers = min(cfg.DATALOADER.NUM_WORKERS, max(1, num_cores() // num_local_processes()))
     return {
         "num_workers": workers,
+        "worker_init_fn": shield_worker,
         "persistent_workers": persistent and workers > 0,
         "collate_fn": collate,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),

@@ -6,6 +6,7 @@ import argparse
 import logging
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +16,30 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.analysis import MODES
-from fastreid.engine.train_loop import SimpleTrainer
+from fastreid.engine.resumable import METRICS, ResumableTrainer
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
 from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
-from fastreid.utils.checkpoint import CLASSIFIER, LAST_CHECKPOINT, Checkpointer, checkpoint_names, last_checkpoint, load_weights, read_checkpoint
+from fastreid.utils.checkpoint import (
+    BEST,
+    CLASSIFIER,
+    checkpoint_names,
+    load_weights,
+    read_checkpoint,
+    read_last,
+)
 from fastreid.utils.errors import UserError
-from fastreid.utils.files import write_text
+from fastreid.utils.files import remove_leftovers, write_text
+from fastreid.utils.launch import add_launch_arguments
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.memory import keep_freed_memory
 from fastreid.utils.plots import plot_result
+from fastreid.utils.processes import gather, process_rank
 from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.json"
 EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD")
 
 
@@ -46,8 +55,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--save-features", action="store_true", help="with --eval-only, keep the features in features/ of the output folder")
     features.add_argument("--features", action="store_true", help="with --eval-only, take the features that were kept")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="1: training in several processes is not available yet")
     parser.add_argument("--num-pth", type=int, metavar="K", help="--resume from model_<K>.pth instead of the last checkpoint")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="read checkpoints that could run any code while they are read")
+    add_launch_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
     return parser
 
@@ -64,23 +74,20 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
         UserError: no such config file, an unknown key, or a folder that cannot be written to.
     """
     setup_logger()
-    if args.num_gpus != 1:
-        raise UserError(
-            f"--num-gpus {args.num_gpus}: this version trains in one process, on the device that MODEL.DEVICE names "
-            '(MODEL.DEVICE "cuda:1" is the second GPU)'
-        )
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     if not cfg.OUTPUT_DIR:
         cfg.OUTPUT_DIR = str(output_folder(Path(args.config_file)))
-    if cfg.SEED < 0:
-        cfg.SEED = random.SystemRandom().randrange(2**31)  # kept in config.yaml, so that the run can be repeated
-    cfg.freeze()
     folder = Path(cfg.OUTPUT_DIR)
+    if cfg.SEED < 0:
+        # One for all processes, kept in config.yaml, so that the run can be repeated, and goes on with the same data.
+        earlier = earlier_seed(folder) if args.resume or args.num_pth is not None else None
+        cfg.SEED = gather(random.SystemRandom().randrange(2**31) if earlier is None else earlier)[0]
+    cfg.freeze()
     setup_logger(folder)
     logger.info(f"config {args.config_file}, output folder {folder}, seed {cfg.SEED}")
-    if not (args.eval_only or analysis_modes(args)):
+    if not (args.eval_only or analysis_modes(args)) and process_rank() == 0:
         write_text(folder / "config.yaml", cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
@@ -89,6 +96,16 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cpu") or not torch.cuda.is_available():
         keep_freed_memory()
     return cfg
+
+
+def earlier_seed(folder: Path) -> int | None:
+    """Return the seed of the run whose config.yaml is in a folder, None without one."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    cfg = get_cfg()
+    cfg.merge_from_file(path)
+    return cfg.SEED if cfg.SEED >= 0 else None
 
 
 def output_folder(config_file: Path) -> Path:
@@ -117,18 +134,17 @@ def epochs_to_iterations(cfg: CfgNode, iters_per_epoch: int, num_classes: int, n
     return cfg
 
 
-class DefaultTrainer(SimpleTrainer):
+class DefaultTrainer(ResumableTrainer):
     """Everything a run needs, from its config: loaders, model, optimizers, schedules, checkpoints, logs, evaluation."""
 
     def __init__(self, cfg: CfgNode):
-        if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.WRITE_PERIOD < 1:
-            raise UserError("SOLVER.MAX_ITER (epochs) and SOLVER.WRITE_PERIOD (iterations) must be at least 1")
-        self.loaders = loaders = build_train_loaders(cfg)
+        check_solver_options(cfg)
+        config = cfg.dump()
+        loaders = build_train_loaders(cfg)
         cfg = epochs_to_iterations(cfg, loaders.iters_per_epoch, loaders.num_classes, loaders.num_meta_domains)
         model = build_model(cfg)
         main, norm = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
         super().__init__(cfg, model, loaders.base, loaders.meta, main, norm)
-        self.folder = Path(cfg.OUTPUT_DIR)
         self.schedulers = {"lr": build_lr_scheduler(cfg, main, "main")}
         moving = {"optimizer_main": main, "scheduler_main": self.schedulers["lr"]}
         if norm is not None:
@@ -138,92 +154,121 @@ class DefaultTrainer(SimpleTrainer):
             moving["inner_ratio"] = self.inner_ratio
         if self.scaler.is_enabled():
             moving["scaler"] = self.scaler
-        self.checkpointer = Checkpointer(model, self.folder, **moving)
+        self.checkpointer = self.build_checkpointer(config, moving)
         logger.info(
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(self.gates)} layers with gates, "
             f"{loaders.num_classes} identities, {loaders.iters_per_epoch} iterations per epoch, on {self.device}"
         )
 
-    def resume_or_load(self, resume: bool, number: int | None = None) -> None:
+    def resume_or_load(self, resume: bool, number: int | None = None, trust: bool = False) -> None:
         """Go on from a checkpoint of the output folder if `resume`, else start from `MODEL.WEIGHTS` if given.
 
         Args:
             number: take model_<number>.pth instead of the last checkpoint.
+            trust: read a file that could run code while it is read.
         """
-        path = find_checkpoint(self.folder, number) if resume else None
-        if path is not None:
-            self.start_iter = self.checkpointer.resume(path)
-            self.skip_seen_data()
-            logger.info(f"resumed {path} at iteration {self.start_iter}")
-        elif self.cfg.MODEL.WEIGHTS:
-            self.checkpointer.load(Path(self.cfg.MODEL.WEIGHTS))
+        if process_rank() == 0:
+            remove_leftovers(self.folder)
+        found = find_checkpoint(self.folder, number, trust) if resume else None
+        self.require_one_folder(found)
+        if found is not None:
+            self.resume(*found)
+            logger.info(f"resumed {found[0]} at iteration {self.start_iter}")
+            return
+        if self.cfg.MODEL.WEIGHTS:
+            self.checkpointer.load(Path(self.cfg.MODEL.WEIGHTS), trust)
         elif resume:
             logger.warning(f"--resume: {self.folder} has no checkpoint, training from the beginning")
-        if path is None:
-            self.set_earlier_run_aside()
+        self.set_earlier_run_aside()
 
-    def skip_seen_data(self) -> None:
-        """Go on in the streams of batches and of domain splits where the resumed run stopped."""
-        base, meta = self.steps_before(self.start_iter)
-        self.loaders.base.batch_sampler.start = base
-        if self.has_meta_step:
-            self.loaders.meta.batch_sampler.start = meta
-            for _ in range(meta):
-                self.split_domains()
-
-    def set_earlier_run_aside(self) -> None:
-        """See to it that what a run from the beginning leaves is not taken for an earlier run's, nor the reverse."""
-        if (self.folder / LAST_CHECKPOINT).is_file():
-            logger.warning(f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew")
-            (self.folder / LAST_CHECKPOINT).unlink()
-        metrics = self.folder / METRICS
-        if metrics.is_file():
-            metrics.replace(metrics.with_name("metrics.previous.json"))
+    def require_one_folder(self, found: tuple[Path, dict[str, Any]] | None) -> None:
+        """Raise UserError when not all processes have found the same checkpoint."""
+        names = gather(found[0].name if found else "none")
+        if len(set(names)) > 1:
+            raise UserError(
+                f"the processes have found different checkpoints ({', '.join(names)}): OUTPUT_DIR {self.folder} must be one "
+                "folder that all machines see"
+            )
 
     def run(self) -> Results:
-        """Train to the end and return the last evaluation's results."""
+        """Train to the end and return the last evaluation's results.
+
+        Raises:
+            Stopped: by SIGINT or SIGTERM, after the iteration's end and a checkpoint.
+            UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
+        """
         cfg, metrics = self.cfg, self.folder / METRICS
         if self.start_iter >= cfg.SOLVER.MAX_ITER:
             logger.info(f"training ended at iteration {self.start_iter} already: testing it")
             self.evaluate(self.start_iter)
             return self.results
-        writers = [LogWriter(cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
+        writers, plots = [], []
+        if process_rank() == 0:
+            writers = [LogWriter(cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
+            plots = [hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png"))]
+        self.writer = hooks.PeriodicWriter(writers, cfg.SOLVER.WRITE_PERIOD)
         self.register_hooks(
             [
                 hooks.IterationTimer(),
+                self.rollback,
                 hooks.SchedulerStep(self.schedulers),
+                hooks.ScalerSkips(),
                 hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
                 hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
-                hooks.PeriodicWriter(writers, cfg.SOLVER.WRITE_PERIOD),
-                hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png")),
+                self.writer,
+                hooks.StopOnSignal(self.signals),
+                *plots,
             ]
         )
         if cfg.SOLVER.COMPILE != "off":
             self.register_hooks([hooks.CompilationReport()])
-        self.train(self.start_iter, cfg.SOLVER.MAX_ITER)
+        self.train_and_survive()
         return self.results
 
     def evaluate(self, finished: int) -> dict[str, float]:
-        """Test the model after `finished` iterations, log and save the table, return Rank-1 and mAP by data set."""
-        self.results = report(self.cfg, evaluate(self.cfg, self.model), iteration=finished)
+        """Test the model after `finished` iterations, log and save the table, return Rank-1 and mAP by data set.
+
+        The best model so far is kept as model_best.pth.
+        """
+        with self.signals.interruptible():
+            results = evaluate(self.cfg, self.model)
+        self.results = report(self.cfg, results, iteration=finished)
         rows = self.results.rows
+        if self.best.update(rows[ALL_AVERAGE], finished - 1):
+            logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")
+            self.checkpointer.write(BEST, finished - 1)
         averages = {name: rows[f"{name}_average"] for name in self.results.splits} | {"all_average": rows[ALL_AVERAGE]}
         return {f"test/{name} {key}": row[key] for name, row in averages.items() for key in ("Rank-1", "mAP")}
 
 
-def find_checkpoint(folder: Path, number: int | None) -> Path | None:
-    """Return model_<number>.pth of a folder, or its last checkpoint; None when it has none.
+def check_solver_options(cfg: CfgNode) -> None:
+    """Check the options of a run that have no meaning of their own elsewhere.
 
     Raises:
-        UserError: there is no checkpoint of that number.
+        UserError: one is out of range.
+    """
+    solver = cfg.SOLVER
+    if solver.MAX_ITER < 1 or solver.WRITE_PERIOD < 1:
+        raise UserError("SOLVER.MAX_ITER (epochs) and SOLVER.WRITE_PERIOD (iterations) must be at least 1")
+    if solver.CHECKPOINT_KEEP < 0:
+        raise UserError(f"SOLVER.CHECKPOINT_KEEP must be 0 (all) or a number of checkpoints; found {solver.CHECKPOINT_KEEP}")
+    if solver.ON_NAN not in ("stop", "rollback"):
+        raise UserError(f"SOLVER.ON_NAN must be stop or rollback; found {solver.ON_NAN!r}")
+
+
+def find_checkpoint(folder: Path, number: int | None, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:
+    """Return model_<number>.pth of a folder, or its last checkpoint that can be read, and its content; None without any.
+
+    Raises:
+        UserError: there is no checkpoint of that number, or none can be read.
     """
     if number is None:
-        return last_checkpoint(folder)
+        return read_last(folder, trust)
     path = folder / f"model_{number:07d}.pth"
     if not path.is_file():
         found = ", ".join(checkpoint_names(folder)) or "none"
         raise UserError(f"--num-pth {number}: no checkpoint {path}; found {found}")
-    return path
+    return path, read_checkpoint(path, trust)
 
 
 def feature_cache(cfg: CfgNode, args: argparse.Namespace) -> FeatureCache | None:
@@ -239,35 +284,43 @@ def feature_cache(cfg: CfgNode, args: argparse.Namespace) -> FeatureCache | None
     return FeatureCache(Path(cfg.OUTPUT_DIR) / "features", reuse=args.features)
 
 
-def load_model(cfg: CfgNode, resume: bool, number: int | None = None) -> tuple[nn.Module, Path | None]:
+def load_model(
+    cfg: CfgNode, resume: bool, number: int | None = None, trust: bool = False
+) -> tuple[nn.Module, Path | None]:
     """Return the model of `MODEL.WEIGHTS`, or with `resume` of a checkpoint of the output folder, and that file.
 
     Without either, the model that training would start from and None. No training data are needed.
 
     Args:
         number: take model_<number>.pth instead of the last checkpoint.
+        trust: read a file that could run code while it is read.
 
     Raises:
         UserError: there is no such checkpoint, or it is of another architecture than the config.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    path = find_checkpoint(folder, number) if resume else None
-    if path is None and cfg.MODEL.WEIGHTS:
-        path = Path(cfg.MODEL.WEIGHTS)
-    if path is None and resume:
+    found = find_checkpoint(folder, number, trust) if resume else None
+    if found is None and cfg.MODEL.WEIGHTS:
+        found = Path(cfg.MODEL.WEIGHTS), read_checkpoint(Path(cfg.MODEL.WEIGHTS), trust)
+    if found is None and resume:
         raise UserError(
             f"--resume: no checkpoint in {folder}: train first, or put a trained model there and its file "
             f"name into {folder}/last_checkpoint, or name it with MODEL.WEIGHTS"
         )
-    if path is None:
+    if found is None:
         logger.warning("no checkpoint given: this is the untrained model")
-    return build_from_checkpoint(cfg, path), path
+        return build_from_checkpoint(cfg, None), None
+    path, content = found
+    return build_from_checkpoint(cfg, path, content), path
 
 
-def build_from_checkpoint(cfg: CfgNode, path: Path | None) -> nn.Module:
+def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, Any] | None = None) -> nn.Module:
     """Return the config's model with a checkpoint's weights, or with those that training starts from.
 
     The classifier has the checkpoint's identities, or one: it takes no part in testing.
+
+    Args:
+        content: of the file, if it was read already.
 
     Raises:
         UserError: there is no such file, it is damaged, or of another architecture than the config.
@@ -277,7 +330,7 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None) -> nn.Module:
     cfg.MODEL.HEADS.NUM_CLASSES = 1
     if path is None:
         return build_model(cfg)
-    content = read_checkpoint(path)
+    content = read_checkpoint(path) if content is None else content
     cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
     if CLASSIFIER in content["model"]:
         cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
@@ -286,14 +339,18 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None) -> nn.Module:
     return model
 
 
-def test_only(cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None) -> Results:
+def test_only(
+    cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None, trust: bool = False
+) -> Results:
     """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder: see `load_model`."""
-    model, path = load_model(cfg, resume, number)
+    model, path = load_model(cfg, resume, number, trust)
     return report(cfg, evaluate(cfg, model, cache), checkpoint=str(path) if path else "")
 
 
 def report(cfg: CfgNode, results: Results, **about) -> Results:
-    """Log the table of results, and save it in the output folder."""
+    """Log the table of results, and save it in the output folder; of several processes, the first one does."""
+    if process_rank() > 0:
+        return results
     test = cfg.TEST
     options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
     results.save(Path(cfg.OUTPUT_DIR), **about, options=options)

@@ -8,9 +8,11 @@ from typing import Callable
 
 import torch
 
-from fastreid.engine.train_loop import HookBase
-from fastreid.utils.checkpoint import Checkpointer
+from fastreid.engine.stopping import StopSignals
+from fastreid.engine.trainer_base import HookBase
+from fastreid.utils.checkpoint import Checkpointer, checkpoint_name
 from fastreid.engine.writers import Writer
+from fastreid.utils.processes import num_processes
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,14 @@ class SchedulerStep(HookBase):
             self.trainer.storage.put_scalar("inner_ratio", self.trainer.inner_ratio.value)
 
 
+class ScalerSkips(HookBase):
+    """Record `skipped_steps`: how many updates half precision has left out, as their gradients were not finite."""
+
+    def after_step(self) -> None:
+        if self.trainer.scaler.is_enabled():
+            self.trainer.storage.put_scalar("skipped_steps", self.trainer.scaler.skipped)
+
+
 class PeriodicEvaluation(HookBase):
     """Evaluate every `period` iterations and at the end.
 
@@ -86,7 +96,7 @@ class PeriodicEvaluation(HookBase):
 
 
 class PeriodicCheckpoint(HookBase):
-    """Save `model_<iteration>.pth` every `period` iterations and `model_final.pth` at the end."""
+    """Save `model_<iteration>.pth` every `period` iterations and `model_final.pth` at the end, if all is finite."""
 
     def __init__(self, checkpointer: Checkpointer, period: int):
         self.checkpointer, self.period = checkpointer, period
@@ -94,12 +104,23 @@ class PeriodicCheckpoint(HookBase):
     def after_step(self) -> None:
         iteration = self.trainer.iter
         if is_due(iteration, self.period) and iteration + 1 < self.trainer.max_iter:
-            self.trainer.read_losses()  # a checkpoint comes after no loss that is not finite
-            self.checkpointer.save(f"model_{iteration:07d}", iteration)
+            self.trainer.require_finite()
+            self.checkpointer.save(checkpoint_name(iteration), iteration)
 
     def after_train(self) -> None:
-        self.trainer.read_losses()
+        self.trainer.require_finite()
         self.checkpointer.save("model_final", self.trainer.max_iter - 1)
+
+
+class StopOnSignal(HookBase):
+    """Stop the run at the end of the iteration in which a signal asked for it."""
+
+    def __init__(self, signals: StopSignals):
+        self.signals = signals
+
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            self.signals.check(self.trainer.iter)
 
 
 class PeriodicWriter(HookBase):
@@ -115,12 +136,17 @@ class PeriodicWriter(HookBase):
         self.last = time.monotonic()
 
     def after_step(self) -> None:
-        silent = time.monotonic() - self.last > self.max_silence
+        # Not with several processes, whose clocks differ: all of them look at their losses after the same iteration.
+        silent = num_processes() == 1 and time.monotonic() - self.last > self.max_silence
         if is_due(self.trainer.iter, self.period) or silent or self.trainer.iter + 1 == self.trainer.max_iter:
             self.write()
 
     def after_train(self) -> None:
         # What the last evaluation recorded, which came after the last iteration's line.
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left, for the last time."""
         self.write()
         for writer in self.writers:
             writer.close()

@@ -1,6 +1,5 @@
-"""The training loop, and MetaBIN's two steps.
+"""MetaBIN's two steps.
 
-`TrainerBase` owns the loop and knows nothing of models; everything periodic is a hook (engine/hooks.py).
 `SimpleTrainer` holds the algorithm of "Meta Batch-Instance Normalization for Generalizable Person Re-Identification"
 (CVPR 2021, arXiv 2011.14670): base steps train the model, meta steps train only the balancing parameters (gates).
 """
@@ -17,13 +16,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastreid.engine.compile import compile_model, learning_only
+from fastreid.engine.parallel import ParallelModel, average_gradients
+from fastreid.engine.trainer_base import TrainerBase
 from fastreid.layers import running_stats
 from fastreid.modeling.losses.build import build_losses
 from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, main_parameters
 from fastreid.solver.lr_scheduler import InnerRatio
+from fastreid.utils.comm import all_counts, average
 from fastreid.utils.errors import UserError
-from fastreid.utils.events import EventStorage
-from fastreid.utils.precision import amp_dtype, uses_amp
+from fastreid.utils.precision import CountingScaler, amp_dtype, uses_amp
+from fastreid.utils.processes import gather, num_processes
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ Parameters = dict[str, Tensor]
 
 
 class NonFiniteLossError(UserError):
-    """A loss became infinite or not a number in iteration `iteration`."""
+    """A loss, or a weight after the update, became infinite or not a number in iteration `iteration`."""
 
     def __init__(self, message: str, iteration: int):
         super().__init__(message)
@@ -49,64 +51,11 @@ class UnreadLosses(NamedTuple):
     img_paths: list[str]
 
 
-class HookBase:
-    """What may happen around iterations. The trainer is in `self.trainer`."""
-
-    trainer: TrainerBase
-
-    def before_train(self) -> None: ...
-
-    def before_step(self) -> None: ...
-
-    def after_step(self) -> None: ...
-
-    def after_train(self) -> None: ...
-
-
-class TrainerBase:
-    """A loop over iterations with hooks."""
-
-    def __init__(self) -> None:
-        self.hooks: list[HookBase] = []
-        self.iter = self.start_iter = 0
-        self.max_iter = 0
-        self.storage = EventStorage()
-
-    def register_hooks(self, hooks: Iterable[HookBase]) -> None:
-        """Append hooks; they run in this order."""
-        for hook in hooks:
-            hook.trainer = self
-            self.hooks.append(hook)
-
-    def train(self, start_iter: int, max_iter: int) -> None:
-        """Run iterations start_iter .. max_iter - 1. `after_train` of the hooks runs only if all of them ended well."""
-        logger.info(f"training from iteration {start_iter} to {max_iter}")
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
-        self.storage.iter = start_iter
-        for hook in self.hooks:
-            hook.before_train()
-        for self.iter in range(start_iter, max_iter):
-            self.storage.iter = self.iter
-            for hook in self.hooks:
-                hook.before_step()
-            self.run_step()
-            for hook in self.hooks:
-                hook.after_step()
-        self.read_losses()
-        self.iter = max_iter
-        for hook in self.hooks:
-            hook.after_train()
-
-    def run_step(self) -> None:
-        raise NotImplementedError
-
-    def read_losses(self) -> None:
-        """Move what steps have measured but not yet looked at into the storage; nothing, unless a trainer defers it."""
-
-
 class SimpleTrainer(TrainerBase):
     """MetaBIN's iteration: base steps, then meta steps.
+
+    With several processes, each sees its share of every batch and computes the losses of the whole batch (see
+    `build_losses`), and gradients are averaged, so that parameters stay the same in all of them.
 
     Args:
         base_loader, meta_loader: iterables of batches, started again when they end. There are meta steps if
@@ -132,9 +81,12 @@ class SimpleTrainer(TrainerBase):
         self.base_batches, self.meta_batches = batches(base_loader), batches(meta_loader)
         self.device = next(model.parameters()).device
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
+        self.scaler = CountingScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
+        if num_processes() > 1 and cfg.MODEL.NORM.SYNC and cfg.SOLVER.COMPILE == "model":
+            raise UserError("SOLVER.COMPILE model cannot compile MODEL.NORM.SYNC's collectives: choose norm, or SYNC False")
         compile_model(model, cfg.SOLVER.COMPILE)
+        self.parallel = ParallelModel(model, cfg.MODEL.NORM.SYNC)
         self.unread: list[UnreadLosses] = []
         self.gates = gate_parameters(model)
         self.main = main_parameters(model)
@@ -198,9 +150,10 @@ class SimpleTrainer(TrainerBase):
         learned = self.main if self.has_meta_step else {**self.main, **self.gates}
         with learning_only(self.model, learned.values()):
             with running_stats(self.model, "general"):
-                losses = self.compute_losses(batch, self.base_loss)
+                losses = self.compute_losses(batch, self.base_loss, model=self.parallel.base_model)
             named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
-            self.step(sum(losses.values()), learned)
+            self.step(sum(losses.values()), learned, averaged=self.parallel.averages_gradients)
+        self.parallel.after_base_step(learned.values())
         return named
 
     def run_step_meta_learning2(self) -> Losses:
@@ -237,11 +190,21 @@ class SimpleTrainer(TrainerBase):
         mtest = order[meta.SOLVER.MTRAIN.NUM_DOMAIN :]
         return order[: meta.SOLVER.MTRAIN.NUM_DOMAIN], mtest[:1] if meta.SOLVER.MTEST.ONLY_ONE_DOMAIN else mtest
 
-    def compute_losses(self, batch: Batch, losses: Callable[..., Losses], params: Parameters | None = None) -> Losses:
-        """Return the losses of a batch, with `params` in the place of the model's parameters of the same names."""
+    def compute_losses(
+        self,
+        batch: Batch,
+        losses: Callable[..., Losses],
+        params: Parameters | None = None,
+        model: nn.Module | None = None,
+    ) -> Losses:
+        """Return the losses of a batch, with `params` in the place of the model's parameters of the same names.
+
+        Args:
+            model: what to call instead of the model itself.
+        """
         self.model.train()
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp):
-            outputs = functional_call(self.model, params or {}, (batch,))
+            outputs = functional_call(model or self.model, params or {}, (batch,))
             return losses(outputs, batch["targets"], batch["domains"])
 
     def inner_update(self, loss: Tensor, ratio: float) -> Parameters:
@@ -261,10 +224,10 @@ class SimpleTrainer(TrainerBase):
             allow_unused=True,  # the classifier, when no meta-train loss looks at the logits
         )
         rates = self.learning_rates()
+        reached = [name for name, gradient in zip(self.inner_parameters, gradients) if gradient is not None]
         fast: Parameters = {}
-        for (name, parameter), gradient in zip(self.inner_parameters.items(), gradients):
-            if gradient is None:
-                continue
+        for name, gradient in zip(reached, average([gradient for gradient in gradients if gradient is not None])):
+            parameter = self.inner_parameters[name]
             moved = parameter - rates[parameter] * ratio / late_scale * gradient
             fast[name] = StraightThroughClamp.apply(moved) if is_gate(name) else moved
         return fast
@@ -274,12 +237,20 @@ class SimpleTrainer(TrainerBase):
         optimizers = [o for o in (self.optimizer_main, self.optimizer_norm) if o is not None]
         return {p: group["lr"] for o in optimizers for group in o.param_groups for p in group["params"]}
 
-    def step(self, loss: Tensor, learned: Parameters) -> None:
-        """Step the optimizers of the parameters `learned`, for which alone gradients are computed; clamp the gates."""
+    def step(self, loss: Tensor, learned: Parameters, averaged: bool = False) -> None:
+        """Step the optimizers of the parameters `learned`, for which alone gradients are computed; clamp the gates.
+
+        Args:
+            averaged: the backward pass averages the gradients over the processes by itself.
+        """
         parameters = list(learned.values())
         for parameter in parameters:
             parameter.grad = None
         self.scaler.scale(loss).backward(inputs=parameters)
+        if not averaged:
+            average_gradients(parameters)
+        if self.cfg.SOLVER.CHECK_FINITE and not self.scaler.is_enabled():  # the scaler leaves such updates out by itself
+            self.check_gradients(learned)
         if any(not is_gate(name) for name in learned):
             self.scaler.step(self.optimizer_main)
         if any(is_gate(name) for name in learned):
@@ -288,6 +259,16 @@ class SimpleTrainer(TrainerBase):
                 for gate in self.gates.values():
                     gate.clamp_(0, 1)
         self.scaler.update()
+
+    def check_gradients(self, learned: Parameters) -> None:
+        """Raise NonFiniteLossError if a gradient is not finite, before it spoils the weights."""
+        bad = first_non_finite({name: p.grad for name, p in learned.items() if p.grad is not None})
+        if bad is not None:
+            raise NonFiniteLossError(
+                f"iteration {self.iter}: not finite: the gradient of {bad}. No weight was updated with it. Lower "
+                "SOLVER.BASE_LR or META.SOLVER.LR_FACTOR.GATE",
+                self.iter,
+            )
 
     def next_batch(self, source: Iterator[Batch]) -> Batch:
         """Return the next batch, and count the seconds spent waiting for it."""
@@ -335,11 +316,19 @@ class SimpleTrainer(TrainerBase):
             since = "No weight was updated with it"
         else:
             since = "The last checkpoint is from before it (SOLVER.CHECK_FINITE True stops before weights are updated)"
-        images = "\n  ".join(map(str, step.img_paths))
+        images = "\n  ".join(str(path) for paths in gather(step.img_paths) for path in paths)
         return (
             f"iteration {step.iteration}: not finite: {', '.join(bad)}. {since}. Lower SOLVER.BASE_LR or "
             f"META.SOLVER.LR_FACTOR.GATE, or look at the batch's images:\n  {images}"
         )
+
+
+def first_non_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that has an infinite value or one that is not a number, None without any."""
+    if not tensors:
+        return None
+    bad = torch.stack([value.isfinite().all() for value in tensors.values()]).logical_not()
+    return list(tensors)[int(bad.nonzero()[0])] if bad.any() else None
 
 
 class StraightThroughClamp(torch.autograd.Function):
@@ -355,13 +344,13 @@ class StraightThroughClamp(torch.autograd.Function):
 
 
 def select_domains(batch: Batch, domains: list[int]) -> Batch:
-    """Return the part of a batch whose images are of the given domains.
+    """Return the part of a batch whose images are of the given domains; it may be empty in some of the processes.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none in any process.
     """
     index = torch.isin(batch["domains"], torch.tensor(domains)).nonzero().squeeze(1)
-    if not len(index):
+    if not sum(all_counts(len(index))):
         raise UserError(
             f"a meta batch has no image of the domains {domains}: set META.DATA.NAIVE_WAY False, so that each domain "
             "has its share of the batch, or a larger META.DATA.MTRAIN_MINI_BATCH"

@@ -15,18 +15,9 @@ from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import Items
 from fastreid.utils.errors import UserError
 from fastreid.utils.precision import amp_dtype, uses_amp
+from fastreid.utils.processes import num_processes, process_rank
 
 logger = logging.getLogger(__name__)
-
-
-def num_processes() -> int:
-    """Return the number of processes that share the evaluation."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def process_rank() -> int:
-    """Return this process's number, from 0."""
-    return dist.get_rank() if num_processes() > 1 else 0
 
 
 def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Tensor | None:
@@ -108,13 +99,12 @@ def _gather(features: Tensor | None, error: str | None, images: int, per_process
     if errors:
         raise UserError(errors[0])
     length = max(size for _, size in states)
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    padded = torch.zeros(per_process, length, device=device)
+    padded = torch.zeros(per_process, length)
     if features is not None:
         padded[: len(features)] = features
     if rank > 0:
         dist.gather(padded, dst=0)
         return None
-    gathered = torch.empty(world * per_process, length, device=device)
+    gathered = torch.empty(world * per_process, length)
     dist.gather(padded, list(gathered.split(per_process)), dst=0)
-    return gathered[:images].cpu()
+    return gathered[:images]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, Split, TestSet
-from fastreid.evaluation.extraction import extract_features, num_processes, process_rank
+from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
 from fastreid.evaluation.query_expansion import average_query_expansion
 from fastreid.evaluation.rerank import re_ranking
@@ -25,6 +25,7 @@ from fastreid.evaluation.streaming import (
     rows_per_block,
 )
 from fastreid.utils.errors import UserError
+from fastreid.utils.processes import num_processes, process_rank
 
 __all__ = ["ALL_AVERAGE", "COLUMNS", "Results", "evaluate", "evaluate_test_set"]
 

@@ -1,7 +1,15 @@
 """Layers: normalization, pooling and classification."""
 
 from fastreid.layers.classifiers import build_classifier
-from fastreid.layers.normalization import BatchInstanceNorm, BatchNorm, InstanceNorm, norm_factory, running_stats
+from fastreid.layers.normalization import (
+    BatchInstanceNorm,
+    BatchNorm,
+    InstanceNorm,
+    norm_factory,
+    running_statistics,
+    running_stats,
+    synchronize_statistics,
+)
 from fastreid.layers.pooling import build_pool_layer
 
 __all__ = [
@@ -11,5 +19,7 @@ __all__ = [
     "build_classifier",
     "build_pool_layer",
     "norm_factory",
+    "running_statistics",
     "running_stats",
+    "synchronize_statistics",
 ]

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastreid.layers.normalize import EAGER, activate, normalize
+from fastreid.utils.comm import gather_rows
 from fastreid.utils.errors import UserError
+from fastreid.utils.processes import num_processes
 
 STATS_MODES = ("general", "hold", "eval")
 NormFactory = Callable[[int], nn.Module]  # channel count -> layer
@@ -52,10 +54,43 @@ def pool_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     return mean.mean(0), var.mean(0) + mean.var(0, correction=0)
 
 
+def pool_moments_of_all(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `pool_moments` does for the images of all processes together, and their number, a scalar.
+
+    Each process sends its number of images, their mean and their sum of squared differences from it, which add up
+    without cancelling (Chan et al., Stanford STAN-CS-79-773, 1979). A process may have no image.
+    """
+    images, channels = mean.shape
+    own_mean = mean.sum(0) / max(images, 1)
+    own_squares = (var + (mean - own_mean).square()).sum(0)
+    own = torch.cat([own_mean.new_full((1,), images), own_mean, own_squares])
+    images, means, squares = gather_rows(own[None], [1] * num_processes()).split([1, channels, channels], dim=1)
+    total = images.sum()
+    pooled = (images * means).sum(0) / total
+    return pooled, (squares + images * (means - pooled).square()).sum(0) / total, total
+
+
+def synchronize_statistics(model: nn.Module, synchronize: bool = True) -> None:
+    """Let the batch normalization of a model use the statistics of all processes' images, or of the process's own."""
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm):
+            layer.synchronize = synchronize
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the running means and variances of a model's batch normalization."""
+    layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
+    return [statistics for layer in layers for statistics in (layer.running_mean, layer.running_var)]
+
+
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalization of (N, C, H, W) or (N, C) inputs that obeys `running_stats`."""
+    """Batch normalization of (N, C, H, W) or (N, C) inputs that obeys `running_stats` and `synchronize_statistics`.
+
+    A process may have no image; it then has no statistics to use or to track, except those of all processes.
+    """
 
     stats_mode = "general"
+    synchronize = False
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 4):
@@ -69,9 +104,17 @@ class BatchNorm(nn.BatchNorm2d):
     def updates_running_stats(self) -> bool:
         return self.training and self.stats_mode == "general"
 
+    @property
+    def synchronized(self) -> bool:
+        """Whether it uses the statistics of all processes' images."""
+        return self.synchronize and self.uses_batch_stats and num_processes() > 1
+
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
-        if self.updates_running_stats:
+        if self.synchronized:
+            maps = x if x.dim() == 4 else x[..., None, None]
+            return self.forward_synchronized(maps, activation, residual).view_as(x)
+        if self.updates_running_stats and len(x):
             self.num_batches_tracked.add_(1)
         held = self.uses_batch_stats and not self.updates_running_stats
         out = F.batch_norm(
@@ -86,6 +129,16 @@ class BatchNorm(nn.BatchNorm2d):
         )
         return activate(out, activation, residual)
 
+    def forward_synchronized(self, x: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
+        """Return what `forward` does for maps (N, C, H, W), with the moments of all processes' images."""
+        moments = self.moments_source(x.shape[2] * x.shape[3])
+
+        def coefficients(inst_mean: Tensor, inst_var: Tensor, weight: Tensor, bias: Tensor, track: bool):
+            mean, var = moments(inst_mean, inst_var, track)
+            return batch_coefficients(inst_mean, mean, var, weight, bias, self.eps)
+
+        return normalize(x, coefficients, (self.weight, self.bias), activation, residual)
+
     def moments_source(self, pixels: int) -> Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]:
         """Return the function that gives the mean and variance (C,) to normalize with, in the present mode.
 
@@ -95,23 +148,30 @@ class BatchNorm(nn.BatchNorm2d):
             pixels: H * W of the maps.
         """
         uses_batch_stats, updates = self.uses_batch_stats, self.updates_running_stats
+        synchronized = self.synchronized
 
         def moments(inst_mean: Tensor, inst_var: Tensor, track: bool) -> tuple[Tensor, Tensor]:
             if not uses_batch_stats:
                 return self.running_mean, self.running_var
-            mean, var = pool_moments(inst_mean, inst_var)
+            if synchronized:
+                mean, var, images = pool_moments_of_all(inst_mean, inst_var)
+            elif len(inst_mean):
+                (mean, var), images = pool_moments(inst_mean, inst_var), len(inst_mean)
+            else:
+                return self.running_mean, self.running_var
             if updates and track:
-                self.track(mean.detach(), var.detach(), pixels * inst_mean.shape[0])
+                self.track(mean.detach(), var.detach(), pixels * images)
             return mean, var
 
         return moments
 
     @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor, count: int) -> None:
+    def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Move the running statistics towards the batch's; the running variance is the unbiased one."""
+        unbiased = var * (count / (count - 1 + (count == 1)))  # without asking a GPU for the count of all processes
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_((var * (count / max(count - 1, 1))).to(self.running_var.dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
 
 
 class InstanceNorm(nn.Module):

@@ -1,9 +1,17 @@
-"""Checkpoints: `model_0099999.pth` = {model, optimizer_main, scheduler_main, optimizer_norm, scheduler_norm, iteration}."""
+"""Checkpoints: `model_0099999.pth` = {model, optimizer_main, scheduler_main, optimizer_norm, scheduler_norm, iteration}.
+
+Beside these published entries, this program's hold whatever else moves during a run, and the config as text.
+`last_checkpoint` names the newest; `checkpoints.json` lists those of the present run, the oldest first.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
+import pickle
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +19,80 @@ import torch
 from torch import Tensor, nn
 
 from fastreid.utils.errors import UserError
-from fastreid.utils.files import atomic_path, write_text
+from fastreid.utils.files import write_bytes, write_json, write_text
+from fastreid.utils.processes import process_rank
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
+HISTORY = "checkpoints.json"
+BEST = "model_best"
+NUMBERED = re.compile(r"model_\d{7,}\.pth")
 CLASSIFIER = "heads.classifier_fc.weight"
+
+
+def checkpoint_name(iteration: int) -> str:
+    """Return the name, without suffix, of the checkpoint after an iteration."""
+    return f"model_{iteration:07d}"
+
+
+class DamagedFileError(UserError):
+    """A PyTorch file is cut short or changed; its content cannot be used."""
 
 
 class Checkpointer:
     """Save and load a model with whatever moves along with it.
 
     Args:
-        folder: where checkpoints lie. objects: by entry name, things with `state_dict` and `load_state_dict`.
+        folder: where checkpoints lie. keep: the number of numbered checkpoints to keep, the newest; 0: all.
+        config: kept as text. objects: by entry name, things with `state_dict` and `load_state_dict`.
     """
 
-    def __init__(self, model: nn.Module, folder: Path, **objects: Any):
-        self.model, self.folder, self.objects = model, folder, objects
+    def __init__(self, model: nn.Module, folder: Path, keep: int = 0, config: str = "", **objects: Any):
+        self.model, self.folder, self.keep, self.config, self.objects = model, folder, keep, config, objects
+        self.history: list[str] = []  # of this run, the newest last
 
     def save(self, name: str, iteration: int) -> Path:
-        """Write `<name>.pth` after training iteration `iteration`, then name it in `last_checkpoint`."""
-        content = {"model": self.model.state_dict(), "iteration": iteration}
-        content |= {entry: thing.state_dict() for entry, thing in self.objects.items()}
-        path = self.folder / f"{name}.pth"
-        # By way of memory: writing to a full disk, torch.save raises RuntimeError, which could be anything.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-        write_text(self.folder / LAST_CHECKPOINT, path.name)
-        logger.info(f"saved {path}")
+        """Write `<name>.pth` after training iteration `iteration`, then name it in `last_checkpoint`.
+
+        All processes must call it, as they all have random states; the first one writes.
+
+        Raises:
+            UserError: it cannot be written; an older file of that name is as it was.
+        """
+        path = self.write(name, iteration)
+        self.history = [other for other in self.history if other != path.name] + [path.name]
+        if process_rank() == 0:
+            write_json(self.folder / HISTORY, self.history, durable=True)
+            write_text(self.folder / LAST_CHECKPOINT, path.name, durable=True)
+        self.remove_old()
         return path
 
-    def load(self, path: Path) -> None:
+    def write(self, name: str, iteration: int) -> Path:
+        """Write `<name>.pth` beside the run's line of checkpoints, as for the best one."""
+        content = {"model": self.model.state_dict(), "iteration": iteration}
+        content |= {"config": self.config} if self.config else {}
+        content |= {entry: thing.state_dict() for entry, thing in self.objects.items()}
+        path = self.folder / f"{name}.pth"
+        if process_rank() == 0:
+            # By way of memory: writing to a full disk, torch.save raises RuntimeError, which could be anything.
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            write_bytes(path, buffer.getbuffer())
+            logger.info(f"saved {path}")
+        return path
+
+    def remove_old(self) -> None:
+        """Remove all but the newest `keep` numbered checkpoints of this run."""
+        numbered = [name for name in self.history if NUMBERED.fullmatch(name)]
+        for name in numbered[: -self.keep] if self.keep else []:
+            self.history.remove(name)
+            if process_rank() == 0:
+                (self.folder / name).unlink(missing_ok=True)
+
+    def load(self, path: Path, trust: bool = False) -> None:
         """Start from the weights of a checkpoint; its classifier is left out if it is of other identities."""
-        weights, own = read_checkpoint(path)["model"], self.model.state_dict()
+        weights, own = read_checkpoint(path, trust)["model"], self.model.state_dict()
         if CLASSIFIER in weights and CLASSIFIER in own and weights[CLASSIFIER].shape != own[CLASSIFIER].shape:
             logger.warning(f"{path} was trained on {len(weights[CLASSIFIER])} identities: the classifier starts anew")
             weights = {**weights, CLASSIFIER: own[CLASSIFIER]}
@@ -53,7 +100,14 @@ class Checkpointer:
 
     def resume(self, path: Path) -> int:
         """Load everything a checkpoint holds and return the iteration to go on with."""
-        content = read_checkpoint(path)
+        return self.restore(path, read_checkpoint(path))
+
+    def restore(self, path: Path, content: dict[str, Any]) -> int:
+        """Load the content of the checkpoint `path` and return the iteration to go on with.
+
+        Raises:
+            UserError: it is of another architecture or config, or holds no iteration.
+        """
         load_weights(self.model, content["model"], path)
         if not isinstance(content.get("iteration"), int):
             raise UserError(f"{path} holds no iteration, so it is no run to resume: start from it with MODEL.WEIGHTS {path}")
@@ -63,13 +117,14 @@ class Checkpointer:
                 continue
             try:
                 thing.load_state_dict(content[entry])
-            except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # any, from a foreign state
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:  # a foreign state
                 raise UserError(
                     f"{path}: its {entry} does not fit this model and config ({error}): resume with the config it was "
                     "made with"
                 ) from error
         if fresh:
             logger.warning(f"{path} does not hold {', '.join(fresh)}: they start anew")
+        self.history = earlier_names(self.folder, path.name) + [path.name]
         return content["iteration"] + 1
 
 
@@ -97,17 +152,62 @@ def checkpoint_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.pth") if not path.name.startswith("."))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def earlier_names(folder: Path, name: str) -> list[str]:
+    """Return the names of the checkpoints that were saved before `name` in the same run, the oldest first.
+
+    A folder of the published program has no list of them: there all numbered ones below `name` count.
+    """
+    listed = folder / HISTORY
+    if listed.is_file():
+        try:
+            names = list(map(str, json.loads(listed.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{listed} is damaged, expected a list of file names ({error}): remove it") from error
+        names = names[: names.index(name)] if name in names else []
+    else:
+        names = [other for other in checkpoint_names(folder) if NUMBERED.fullmatch(other) and other < name]
+    return [other for other in names if (folder / other).is_file()]
+
+
+def read_last(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest checkpoint of a folder that is not damaged, with its content; None when there is none at all.
+
+    Raises:
+        UserError: all are damaged, or the newest one is no checkpoint.
+    """
+    newest = last_checkpoint(folder)
+    if newest is None:
+        return None
+    damaged = []
+    for path in [newest, *(folder / name for name in reversed(earlier_names(folder, newest.name)))]:
+        try:
+            content = read_checkpoint(path, trust)
+        except DamagedFileError:
+            damaged.append(path.name)
+            continue
+        if damaged:
+            logger.warning(f"{', '.join(damaged)} damaged: {path} is used instead")
+        return path, content
+    raise UserError(
+        f"{folder}: no checkpoint can be read ({', '.join(damaged)} damaged): copy one from elsewhere, or remove "
+        f"{folder / LAST_CHECKPOINT} to start anew"
+    )
+
+
+def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     """Return the content of a checkpoint; a file that holds only weights becomes {"model": weights}.
 
     DataParallel's prefix `module.` is taken off the names.
 
+    Args:
+        trust: take a file that could run code while it is read.
+
     Raises:
-        UserError: the file is missing, damaged, or holds anything but tensors and plain values.
+        UserError: the file is missing, damaged (DamagedFileError), or holds anything but tensors and plain values.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: check the path, or train first (the README says where trained models go)")
-    content = load_tensors(path)
+    content = load_tensors(path, trust)
     if isinstance(content, dict) and content:
         content = content if isinstance(content.get("model"), dict) else {"model": content}
         if all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content["model"].items()):
@@ -116,18 +216,38 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     raise UserError(f"{path} is not a checkpoint: expected a `model` entry with tensors by name")
 
 
-def load_tensors(path: Path) -> Any:
-    """Return the content of a PyTorch file, which may hold nothing that could run code when it is loaded.
+def load_tensors(path: Path, trust: bool = False) -> Any:
+    """Return the content of a PyTorch file, which may hold nothing that could run code, unless `trust` is given.
 
     Raises:
-        UserError: the file is damaged, or holds anything but tensors and plain values.
+        UserError: the file is damaged (DamagedFileError), or holds anything but tensors and plain values.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        check_sums(path)
+        return torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch.load raises whatever its unpickler meets, from EOFError to KeyError
-        raise UserError(
+        refused = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise UserError(
+                f"{path} is refused: it holds {refused[1]}, not only tensors and plain values, and reading it could run "
+                "any code. If you trust where it comes from, add --trust-checkpoint, or save its tensors anew"
+            ) from error
+        raise DamagedFileError(
             f"{path} is damaged, or not a PyTorch file of tensors and plain values ({type(error).__name__}): use another file"
         ) from error
+
+
+def check_sums(path: Path) -> None:
+    """Compare the content of a PyTorch file with the check sums in it, which torch.load does not look at.
+
+    Raises:
+        zipfile.BadZipFile: it was changed. Files of PyTorch before 1.6 have none.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise zipfile.BadZipFile(f"the check sum of {bad} is wrong")
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

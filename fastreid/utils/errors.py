@@ -17,14 +17,31 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """A signal ended the command, which has saved its work; the message says how to go on.
+
+    Args:
+        signum: the signal; the exit status is 128 + signum, as shells have it: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum = signum
+
+
 def run_command(command: Callable[[], object]) -> None:
-    """Run the body of a command-line tool; show a `UserError` as one line and exit with status 2, 130 on Ctrl-C."""
+    """Run the body of a command-line tool; show a `UserError` as one line and exit with status 2, 130 on Ctrl-C.
+
+    A command that was `Stopped` exits with 128 + the number of the signal.
+    """
     try:
         command()
     except UserError as error:
         # A loader worker's error arrives with the worker's traceback around it: the message is what follows the name.
         message = str(error).rpartition("UserError: ")[2].strip()
         sys.exit(_say(f"error: {message}", EXIT_USER_ERROR))
+    except Stopped as stopped:
+        sys.exit(_say(str(stopped), 128 + stopped.signum))
     except KeyboardInterrupt:
         sys.exit(_say("interrupted", EXIT_INTERRUPTED))
 

@@ -43,3 +43,8 @@ class EventStorage:
         """Begin a new period of means."""
         for values in self._new.values():
             values.clear()
+
+    def discard(self) -> None:
+        """Forget everything since the writers last wrote: it is of iterations that will be run again."""
+        self.clear_new()
+        self._sums.clear()

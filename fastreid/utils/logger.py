@@ -9,19 +9,21 @@ from pathlib import Path
 from termcolor import colored
 
 from fastreid.utils.errors import UserError
+from fastreid.utils.processes import process_rank
 
 COLORS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time and message; the level too where it is a warning or worse."""
+    """Time and message; the level too where it is a warning or worse, and the process where it is not the first."""
 
-    def __init__(self, colour: bool):
+    def __init__(self, colour: bool, rank: int = 0):
         super().__init__(datefmt="%m/%d %H:%M:%S")
-        self.colour = colour
+        self.colour, self.rank = colour, rank
 
     def format(self, record: logging.LogRecord) -> str:
-        head = f"[{self.formatTime(record, self.datefmt)}]"
+        process = f" process {self.rank}" if self.rank else ""
+        head = f"[{self.formatTime(record, self.datefmt)}{process}]"
         level = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
         if self.colour:
             head = colored(head, "green", force_color=True)
@@ -33,17 +35,20 @@ class ConsoleFormatter(logging.Formatter):
 def setup_logger(folder: Path | None = None) -> None:
     """Send this package's log to the console and, from now on, to `<folder>/log.txt` too.
 
+    Of several processes the first one does so; the others send warnings to the console.
+
     Raises:
         UserError: the folder cannot be made or written to.
     """
     logger = logging.getLogger("fastreid")
-    logger.setLevel(logging.INFO)
+    rank = process_rank()
+    logger.setLevel(logging.WARNING if rank else logging.INFO)
     logger.propagate = False
     if not logger.handlers:
         console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(ConsoleFormatter(sys.stdout.isatty()))
+        console.setFormatter(ConsoleFormatter(sys.stdout.isatty(), rank))
         logger.addHandler(console)
-    if folder is None:
+    if folder is None or rank:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

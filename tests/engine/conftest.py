@@ -2,12 +2,15 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fastreid.config import get_cfg
 from fastreid.engine import SimpleTrainer, train_loop
+from fastreid.engine.defaults import DefaultTrainer
 from fastreid.layers import norm_factory
 from fastreid.modeling.heads import MetalearningHead
 from fastreid.solver import build_optimizer
@@ -100,3 +103,66 @@ def tiny():
     """The functions above, as pytest does not let test files import each other."""
     functions = (make_trainer, make_batch, snapshot, changed, gate_names, prepare_meta)
     return SimpleNamespace(**{f.__name__: f for f in functions}, num_images=N)
+
+
+RUN_DOMAINS = ("folder:a", "folder:b", "folder:c")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Three sources of 5 people with 3 images each, and a target."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c", "target"):
+        for part in ("query", "gallery") if name == "target" else ("train",):
+            folder = tmp_path / "data" / name / part
+            folder.mkdir(parents=True)
+            for person in range(5):
+                for k in range(3):
+                    pixels = rng.integers(0, 256, (16, 8, 3), dtype=np.uint8)
+                    camera = {"query": 1, "gallery": 2}.get(part, k)
+                    Image.fromarray(pixels).save(folder / f"{person}_c{camera}_{k}.png")
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
+    return tmp_path
+
+
+def make_real_trainer(folder, workers=0, **more):
+    cfg = get_cfg()
+    options = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.BACKBONE.NAME": "build_mobilenet_v2_backbone",
+        "MODEL.BACKBONE.DEPTH": 2,
+        "MODEL.BACKBONE.PRETRAIN": False,
+        "MODEL.HEADS.IN_FEAT": 1280,
+        "MODEL.NORM.TYPE_BACKBONE": "BIN_gate2",
+        "INPUT.SIZE_TRAIN": [32, 16],
+        "INPUT.SIZE_TEST": [32, 16],
+        "INPUT.CJ.ENABLED": True,
+        "INPUT.REA.ENABLED": True,
+        "DATASETS.NAMES": RUN_DOMAINS,
+        "DATASETS.TESTS": ("folder:target",),
+        "DATALOADER.NUM_WORKERS": workers,
+        "DATALOADER.NUM_INSTANCE": 2,
+        "SOLVER.IMS_PER_BATCH": 6,
+        "SOLVER.MAX_ITER": 2,
+        "SOLVER.BASE_LR": 0.0005,
+        "SOLVER.WARMUP_ITERS": 1,
+        "SOLVER.CHECKPOINT_PERIOD": 1,
+        "SOLVER.WRITE_PERIOD": 100,
+        "META.DATA.NAMES": RUN_DOMAINS,
+        "META.DATA.MTRAIN_MINI_BATCH": 6,
+        "META.DATA.MTRAIN_NUM_INSTANCE": 2,
+        "META.SOLVER.MTRAIN.NUM_DOMAIN": 2,
+        "META.SOLVER.INIT.FIRST_INNER_LOOP": 3,
+        "OUTPUT_DIR": str(folder),
+    }
+    options |= {key.replace("__", "."): value for key, value in more.items()}
+    cfg.merge_from_list([word for option in options.items() for word in option])
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(cfg.SEED)
+    return DefaultTrainer(cfg)
+
+
+@pytest.fixture
+def make_full_run():
+    """`make_full_run(folder, workers, SOLVER__MAX_ITER=3)`: the trainer of a run on the data of `root`, of 9 iterations an epoch."""
+    return make_real_trainer

@@ -90,6 +90,12 @@ class TestSetup:
         assert first.SEED >= 0 and first.SEED != second.SEED
         assert yaml.safe_load((folder / "config.yaml").read_text())["SEED"] == second.SEED
 
+    def test_a_resumed_run_has_the_seed_that_was_drawn(self, tmp_path):
+        first, _ = self.set_up(tmp_path, "SEED", "-1")
+        again, _ = self.set_up(tmp_path, "SEED", "-1", "--resume")
+        by_number, _ = self.set_up(tmp_path, "SEED", "-1", "--num-pth", "7")
+        assert first.SEED == again.SEED == by_number.SEED
+
     def test_a_wrong_key_is_one_clear_line(self, tmp_path):
         with pytest.raises(UserError, match="unknown key SOLVER.BASELR; the nearest valid key is SOLVER.BASE_LR"):
             self.set_up(tmp_path, "SOLVER.BASELR", "1")
@@ -125,15 +131,24 @@ class TestEpochs:
 
 
 class TestFindCheckpoint:
+    def save(self, path):
+        content = {"model": {"a": torch.arange(3.0)}, "iteration": 9}
+        torch.save(content, path)
+
+    def found(self, folder, number=None):
+        path, content = defaults.find_checkpoint(folder, number)
+        assert content["iteration"] == 9 and content["model"]["a"].tolist() == [0, 1, 2]
+        return path
+
     def test_last_one_is_the_default(self, tmp_path):
         assert defaults.find_checkpoint(tmp_path, None) is None
         (tmp_path / "last_checkpoint").write_text("/published/elsewhere/model_0000009.pth\n")
-        (tmp_path / "model_0000009.pth").touch()
-        assert defaults.find_checkpoint(tmp_path, None) == tmp_path / "model_0000009.pth"
+        self.save(tmp_path / "model_0000009.pth")
+        assert self.found(tmp_path) == tmp_path / "model_0000009.pth"
 
     def test_a_number_chooses_one(self, tmp_path):
-        (tmp_path / "model_0000119.pth").touch()
-        assert defaults.find_checkpoint(tmp_path, 119) == tmp_path / "model_0000119.pth"
+        self.save(tmp_path / "model_0000119.pth")
+        assert self.found(tmp_path, 119) == tmp_path / "model_0000119.pth"
 
     def test_a_number_that_is_not_there_lists_what_is(self, tmp_path):
         with pytest.raises(UserError, match="--num-pth 7: no checkpoint .*model_0000007.pth; found none"):
@@ -154,6 +169,30 @@ def test_a_run_without_iterations_or_lines_is_a_user_error(tmp_path, monkeypatch
     monkeypatch.setattr(defaults, "build_train_loaders", lambda cfg: TrainLoaders([], None, 5, 0, 3))
     with pytest.raises(UserError, match=f"{option} .* at least 1"):
         defaults.DefaultTrainer(make_cfg(tmp_path, option, 0))
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("SOLVER.CHECKPOINT_KEEP", -1, "SOLVER.CHECKPOINT_KEEP must be 0 .all. or a number of checkpoints; found -1"),
+        ("SOLVER.ON_NAN", "ignore", "SOLVER.ON_NAN must be stop or rollback; found 'ignore'"),
+    ],
+)
+def test_options_out_of_range_are_a_user_error(tmp_path, option, value, message):
+    with pytest.raises(UserError, match=message):
+        defaults.DefaultTrainer(make_cfg(tmp_path, option, value))
+
+
+def test_the_flag_to_trust_a_checkpoint_reaches_the_file(tmp_path):
+    torch.save({"model": {"a": torch.zeros(1)}, "extra": Path("anything")}, tmp_path / "model_0000003.pth")
+    assert arguments("--config-file", "c.yml", "--trust-checkpoint").trust_checkpoint
+    assert not arguments("--config-file", "c.yml").trust_checkpoint
+    assert defaults.find_checkpoint(tmp_path, 3, trust=True)[1]["extra"] == Path("anything")
+    for words in (["MODEL.WEIGHTS", str(tmp_path / "model_0000003.pth")], []):
+        with pytest.raises(UserError, match="is refused"):
+            defaults.test_only(make_cfg(tmp_path, *words), resume=not words, number=3)
+        with pytest.raises(UserError, match="another architecture"):
+            defaults.test_only(make_cfg(tmp_path, *words), resume=not words, number=3, trust=True)
 
 
 class TestTestOnly:

@@ -143,6 +143,15 @@ class TestCheckpoints:
         assert state["last_epoch"] == 4
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_skipped_updates_are_recorded_where_there_is_a_scaler(enabled):
+    trainer = FakeTrainer()
+    trainer.scaler = SimpleNamespace(is_enabled=lambda: enabled, skipped=3)
+    trainer.register_hooks([hooks.ScalerSkips()])
+    trainer.train(0, 2)
+    assert trainer.storage.new_means().get("skipped_steps") == (3 if enabled else None)
+
+
 class TestEvaluation:
     @pytest.mark.parametrize(
         "period, start, expected", [(2, 0, [2, 4, 6]), (4, 0, [4, 6]), (4, 4, [6]), (0, 0, [6]), (9, 0, [6])]
@@ -218,6 +227,12 @@ class TestPeriodicWriter:
         collector = Collector()
         run(hooks.PeriodicWriter([collector], 100, max_silence=-1.0), end=3)
         assert [iteration for iteration, _ in collector.written] == [0, 1, 2, 2]
+
+    def test_silence_is_not_broken_by_one_of_several_processes(self, monkeypatch):
+        monkeypatch.setattr(hooks, "num_processes", lambda: 2)
+        collector = Collector()
+        run(hooks.PeriodicWriter([collector], 100, max_silence=-1.0), end=3)
+        assert [iteration for iteration, _ in collector.written] == [2, 2]
 
 
 def test_log_line_tells_time_losses_rates_and_memory(caplog, monkeypatch):

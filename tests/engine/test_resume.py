@@ -1,67 +1,12 @@
 """A run that was stopped and resumed against one that was not."""
 
-import numpy as np
+import logging
+
 import pytest
 import torch
-from PIL import Image
 
-from fastreid.config import get_cfg
-from fastreid.engine import HookBase
-from fastreid.engine.defaults import DefaultTrainer
-
-DOMAINS = ("folder:a", "folder:b", "folder:c")
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """Three sources of 5 people with 3 images each, and a target."""
-    rng = np.random.default_rng(0)
-    for name in ("a", "b", "c", "target"):
-        for part in ("query", "gallery") if name == "target" else ("train",):
-            folder = tmp_path / "data" / name / part
-            folder.mkdir(parents=True)
-            for person in range(5):
-                for k in range(3):
-                    pixels = rng.integers(0, 256, (16, 8, 3), dtype=np.uint8)
-                    camera = {"query": 1, "gallery": 2}.get(part, k)
-                    Image.fromarray(pixels).save(folder / f"{person}_c{camera}_{k}.png")
-    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
-    return tmp_path
-
-
-def make_trainer(folder, workers):
-    cfg = get_cfg()
-    options = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.BACKBONE.NAME": "build_mobilenet_v2_backbone",
-        "MODEL.BACKBONE.DEPTH": 2,
-        "MODEL.BACKBONE.PRETRAIN": False,
-        "MODEL.HEADS.IN_FEAT": 1280,
-        "MODEL.NORM.TYPE_BACKBONE": "BIN_gate2",
-        "INPUT.SIZE_TRAIN": [32, 16],
-        "INPUT.SIZE_TEST": [32, 16],
-        "INPUT.CJ.ENABLED": True,
-        "DATASETS.NAMES": DOMAINS,
-        "DATASETS.TESTS": ("folder:target",),
-        "DATALOADER.NUM_WORKERS": workers,
-        "DATALOADER.NUM_INSTANCE": 2,
-        "SOLVER.IMS_PER_BATCH": 6,
-        "SOLVER.MAX_ITER": 2,
-        "SOLVER.BASE_LR": 0.0005,
-        "SOLVER.WARMUP_ITERS": 1,
-        "SOLVER.CHECKPOINT_PERIOD": 1,
-        "SOLVER.WRITE_PERIOD": 100,
-        "META.DATA.NAMES": DOMAINS,
-        "META.DATA.MTRAIN_MINI_BATCH": 6,
-        "META.DATA.MTRAIN_NUM_INSTANCE": 2,
-        "META.SOLVER.MTRAIN.NUM_DOMAIN": 2,
-        "META.SOLVER.INIT.FIRST_INNER_LOOP": 3,
-        "OUTPUT_DIR": str(folder),
-    }
-    cfg.merge_from_list([word for option in options.items() for word in option])
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(cfg.SEED)
-    return DefaultTrainer(cfg)
+from fastreid.engine import HookBase, defaults
+from fastreid.evaluation.reid_evaluation import ALL_AVERAGE
 
 
 class Stop(Exception):
@@ -77,23 +22,87 @@ class StopAfter(HookBase):
             raise Stop
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, workers):
-    whole = make_trainer(root / "whole", workers)
+NEW_ENTRIES = ("data_positions", "random_states", "best_result", "inner_ratio", "config")
+
+
+@pytest.mark.parametrize("workers, older", [(0, True), (2, False)])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, make_full_run, workers, older, caplog, monkeypatch):
+    """Also from a checkpoint that holds less (`older`), as long as no batch was left out before."""
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
+    whole = make_full_run(root / "whole", workers)
     whole.resume_or_load(False)
     whole.run()
     epoch = whole.cfg.SOLVER.ITERS_PER_EPOCH
 
-    stopped = make_trainer(root / "stopped", 0)
+    stopped = make_full_run(root / "stopped", 1)
     stopped.resume_or_load(False)
     stopped.register_hooks([StopAfter(epoch + 1)])
     with pytest.raises(Stop):
         stopped.run()
 
+    path = root / "stopped" / f"model_{epoch - 1:07d}.pth"
+    content = torch.load(path, weights_only=True)
+    assert {*NEW_ENTRIES, "optimizer_main", "scheduler_norm"} <= content.keys()
+    if older:
+        torch.save({entry: value for entry, value in content.items() if entry not in NEW_ENTRIES}, path)
     torch.manual_seed(99)  # another process starts with other random numbers
-    resumed = make_trainer(root / "stopped", workers)
+    resumed = make_full_run(root / "stopped", workers)
     resumed.resume_or_load(True)
     assert resumed.start_iter == epoch
+    assert ("does not hold random_states, best_result: they start anew" in caplog.text) == older
     resumed.run()
     expected = whole.model.state_dict()
     assert not [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]
+
+
+def test_best_model_is_kept_and_outlives_a_stop(root, make_full_run, monkeypatch):
+    trainer = make_full_run(root / "run", TEST__BEST_METRIC="Rank-1")
+    trainer.resume_or_load(False)
+    values = iter([40.0, 60.0, 50.0])
+
+    class Table:
+        splits = {"t": None}
+
+        @property
+        def rows(self):
+            return dict.fromkeys(["t_average", ALL_AVERAGE], {"Rank-1": self.value, "mAP": 100 - self.value})
+
+    def report(*args, **about):
+        table = Table()
+        table.value = next(values)
+        return table
+
+    monkeypatch.setattr(defaults, "evaluate", lambda cfg, model: None)
+    monkeypatch.setattr(defaults, "report", report)
+    trainer.checkpointer.save("model_0000001", 1)
+    for finished in (2, 3, 4):
+        trainer.evaluate(finished)
+    best = torch.load(root / "run" / "model_best.pth", weights_only=True)
+    assert best["iteration"] == 2 and best["best_result"] == {"metric": "Rank-1", "value": 60.0, "iteration": 2}
+    trainer.checkpointer.save("model_0000004", 4)
+    (root / "run" / "model_best.pth").unlink()
+    for name, value in [("model_0000004", 60.0), ("model_0000001", -float("inf"))]:
+        (root / "run" / "last_checkpoint").write_text(f"{name}.pth")
+        resumed = make_full_run(root / "run", TEST__BEST_METRIC="Rank-1")
+        resumed.resume_or_load(True)
+        assert resumed.best.value == value
+    other = make_full_run(root / "run", TEST__BEST_METRIC="mAP")
+    (root / "run" / "last_checkpoint").write_text("model_0000004.pth")
+    other.resume_or_load(True)
+    assert other.best.value == -float("inf")
+
+
+def test_a_run_from_the_beginning_sets_the_earlier_best_aside(root, make_full_run):
+    trainer = make_full_run(root / "run")
+    trainer.checkpointer.write("model_best", 1)
+    trainer.checkpointer.save("model_final", 1)
+    trainer.resume_or_load(False)
+    assert sorted(path.name for path in (root / "run").iterdir()) == ["model_best.previous.pth", "model_final.pth"]
+
+
+def test_changed_options_are_named(root, make_full_run, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
+    caplog.set_level(logging.INFO, "fastreid")
+    make_full_run(root / "run").checkpointer.save("model_0000001", 1)
+    make_full_run(root / "run", SOLVER__BASE_LR=0.25).resume_or_load(True)
+    assert "options changed since" in caplog.text and "model_0000001.pth: SOLVER.BASE_LR 0.0005 -> 0.25\n" in caplog.text

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fastreid.engine.defaults import default_argument_parser, default_setup
+from fastreid.engine.defaults import test_only as run_test  # by another name, or pytest takes it for a test
+
 ROOT = Path(__file__).parents[2]
 SOURCES, TARGETS = [f"s{i}" for i in range(1, 6)], ["t1", "t2"]
 ITERS_PER_EPOCH = 3
@@ -47,11 +50,11 @@ def work(tmp_path_factory):
     return folder
 
 
-def start(work, *words):
-    """Start the command in the work folder."""
+def start(work, *words, launcher=()):
+    """Start the command in the work folder; `launcher` is the module with its arguments that runs it."""
     environment = {**os.environ, "FASTREID_DATASETS": str(work / "datasets"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", "configs/tiny.yml", *words],
+        [sys.executable, *launcher, str(ROOT / "tools" / "train_net.py"), "--config-file", "configs/tiny.yml", *words],
         cwd=work,
         env=environment,
         stdout=subprocess.PIPE,
@@ -96,15 +99,16 @@ def test_train_interrupt_resume_and_test(work):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     output = finish(process, status=130)
-    assert output.endswith("interrupted\n") and "Traceback" not in output
     saved = last.read_text()
+    assert output.endswith(f"stopped by SIGINT: the same command with --resume goes on from {saved}\n")
+    assert "Traceback" not in output
     iteration = int(saved.removeprefix("model_").removesuffix(".pth"))
-    assert iteration % ITERS_PER_EPOCH == ITERS_PER_EPOCH - 1
     assert not (logs / "model_final.pth").exists()
 
     # Resumed, it goes on with the next iteration, here for two more epochs.
-    total = iteration + 1 + 2 * ITERS_PER_EPOCH
-    ends = ["SOLVER.MAX_ITER", str(total // ITERS_PER_EPOCH)]
+    epochs = iteration // ITERS_PER_EPOCH + 3
+    total = epochs * ITERS_PER_EPOCH
+    ends = ["SOLVER.MAX_ITER", str(epochs)]
     output = finish(start(work, "--resume", *ends))
     assert f"{saved} at iteration {iteration + 1}" in output
     assert f"training from iteration {iteration + 1} to {total}" in output
@@ -117,7 +121,8 @@ def test_train_interrupt_resume_and_test(work):
         "results.json",
         "results.txt",
     } <= written
-    assert {"config.yaml", "log.txt", saved, f"model_{iteration + ITERS_PER_EPOCH:07d}.pth"} <= written
+    next_end = ((iteration + 1) // ITERS_PER_EPOCH + 1) * ITERS_PER_EPOCH - 1
+    assert {"config.yaml", "log.txt", saved, f"model_{next_end:07d}.pth", "model_best.pth"} <= written
     assert any(name.startswith("events.out") for name in written) and not any(".tmp" in name for name in written)
     assert last.read_text() == "model_final.pth"
     assert (logs / "result.png").read_bytes().startswith(b"\x89PNG")
@@ -146,3 +151,27 @@ def test_missing_data_are_one_line_and_status_2(work):
     assert "Traceback" not in output
     message = output.splitlines()[-1]
     assert message.startswith("error: ") and str(work / "datasets" / "none") in message
+
+
+def test_two_processes_train_and_test_as_one_run(work, monkeypatch):
+    folder = work / "logs" / "two"
+    # Batches of 4, of which each process's share is a multiple: features are then the same to the last bit. The model is
+    # hardly trained, so that all features are nearly equal and rounding would change the table.
+    options = ["OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", "1", "TEST.IMS_PER_BATCH", "4"]
+    output = finish(start(work, "--num-gpus", "2", *options))
+    assert "process 1]" not in output and output.count("training from iteration 0 to 3") == 1
+    names = {path.name for path in folder.iterdir()}
+    assert {"model_final.pth", "metrics.json", "result.png", "results.json", "config.yaml", "log.txt"} <= names
+    assert len([name for name in names if name.startswith("events.out")]) == 1
+    records = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert any("base/loss_cls" in record and "mtest/loss_triplet_mtest" in record for record in records)
+
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    test = ["--eval-only", "--resume", *options]
+    shared = table(finish(start(work, *test, launcher=torchrun)))
+    assert table(output) == shared
+
+    monkeypatch.setenv("FASTREID_DATASETS", str(work / "datasets"))
+    config = str(work / "configs" / "tiny.yml")
+    args = default_argument_parser().parse_intermixed_args(["--config-file", config, *test])
+    assert run_test(default_setup(args), resume=True).table().splitlines() == shared

@@ -11,7 +11,7 @@ from torch import nn
 from fastreid.config import get_cfg
 from fastreid.solver.lr_scheduler import InnerRatio, WarmupMultiStepLR
 from fastreid.solver.sgd import MergedSGD
-from fastreid.utils.checkpoint import Checkpointer, last_checkpoint, read_checkpoint
+from fastreid.utils.checkpoint import Checkpointer, checkpoint_names, last_checkpoint, read_checkpoint, read_last
 from fastreid.utils.errors import UserError
 
 ENTRIES = ("optimizer_main", "scheduler_main", "optimizer_norm", "scheduler_norm", "inner_ratio", "scaler")
@@ -126,6 +126,7 @@ def test_the_last_checkpoint_is_the_one_saved_last(tmp_path, trained):
     trained.checkpointer.save("model_final", 5)
     assert last_checkpoint(tmp_path) == tmp_path / "model_final.pth"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoints.json",
         "last_checkpoint",
         "model_0000002.pth",
         "model_0000005.pth",
@@ -183,7 +184,11 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_other_file(tmp_path,
     with pytest.raises(Exception, match="lambda"):
         Checkpointer(network(), tmp_path, thing=Unsavable()).save("model_0000002", 7)
     assert (tmp_path / "model_0000002.pth").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000002.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoints.json",
+        "last_checkpoint",
+        "model_0000002.pth",
+    ]
 
 
 def test_a_full_disk_is_an_error_of_the_user(tmp_path):
@@ -343,3 +348,69 @@ def test_reading_keeps_everything_on_the_cpu_and_in_its_type(tmp_path):
     weights = {"a": torch.rand(2, dtype=torch.float64), "b": torch.tensor(3)}
     torch.save({"model": weights, "iteration": 1}, path)
     assert same(read_checkpoint(path), {"model": weights, "iteration": 1})
+
+
+def test_only_the_newest_numbered_checkpoints_of_the_run_are_kept(tmp_path):
+    (tmp_path / "model_0000000.pth").write_bytes(b"another run's")
+    checkpointer = Checkpointer(network(), tmp_path, keep=2)
+    checkpointer.write("model_best", 1)
+    for iteration in (1, 3, 5):
+        checkpointer.save(f"model_{iteration:07d}", iteration)
+    checkpointer.save("model_final", 7)
+    checkpointer.save("model_0000009", 9)
+    assert checkpoint_names(tmp_path) == [
+        "model_0000000.pth",
+        "model_0000005.pth",
+        "model_0000009.pth",
+        "model_best.pth",
+        "model_final.pth",
+    ]
+    assert last_checkpoint(tmp_path) == tmp_path / "model_0000009.pth"
+    assert read_last(tmp_path)[1]["iteration"] == 9
+
+
+@pytest.mark.parametrize("how", ["cut", "bit"])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before_of_the_same_run(tmp_path, trained, warnings, how):
+    Run(tmp_path / "other").checkpointer.save("model_0000004", 4)
+    (tmp_path / "other" / "model_0000004.pth").rename(tmp_path / "model_0000004.pth")  # another run's
+    path = trained.checkpointer.save("model_0000005", 5)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
+    found, content = read_last(tmp_path)
+    assert found == tmp_path / "model_0000002.pth" and content["iteration"] == 2
+    assert "model_0000005.pth damaged" in warnings.text
+    (tmp_path / "model_0000002.pth").write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint can be read .model_0000005.pth, model_0000002.pth damaged"):
+        read_last(tmp_path)
+
+
+def test_published_folders_have_no_list_and_numbers_tell_the_one_before(tmp_path, trained):
+    for iteration in (5, 8):
+        trained.checkpointer.save(f"model_{iteration:07d}", iteration)
+    (tmp_path / "checkpoints.json").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
+    (tmp_path / "model_0000005.pth").write_bytes(b"")
+    assert read_last(tmp_path)[0] == tmp_path / "model_0000002.pth"
+
+
+def test_a_damaged_list_of_checkpoints_is_an_error(tmp_path, trained):
+    (tmp_path / "checkpoints.json").write_text("[")
+    with pytest.raises(UserError, match="checkpoints.json is damaged"):
+        read_last(tmp_path)
+
+
+def test_a_file_that_needs_more_is_read_only_when_it_is_trusted(tmp_path, trained):
+    path = edited(tmp_path / "model_0000002.pth", extra=Path("anything"))
+    with pytest.raises(UserError, match=r"is refused: it holds pathlib\.\w+.* --trust-checkpoint") as error:
+        read_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert read_checkpoint(path, trust=True)["extra"] == Path("anything")
+    with pytest.raises(UserError, match="is refused"):
+        read_last(tmp_path)
+    assert read_last(tmp_path, trust=True)[0] == path
+
+
+def test_the_config_is_kept_as_text(tmp_path):
+    path = Checkpointer(network(), tmp_path, config="SEED: 3\n").save("model_final", 1)
+    assert torch.load(path, weights_only=True)["config"] == "SEED: 3\n"

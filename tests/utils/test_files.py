@@ -1,11 +1,15 @@
 """Files that appear only when they are complete."""
 
+import errno
 import json
+from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
+from fastreid.utils import files
 from fastreid.utils.errors import UserError
-from fastreid.utils.files import atomic_path, write_json, write_text
+from fastreid.utils.files import atomic_path, remove_leftovers, write_bytes, write_json, write_text
 
 
 def test_a_file_appears_only_at_the_end(tmp_path):
@@ -75,3 +79,44 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})
     assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+def test_a_durable_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(files, "sync", lambda path: events.append(("sync", path.is_dir(), (tmp_path / "a").exists())))
+    write_bytes(tmp_path / "a", b"content")
+    assert (tmp_path / "a").read_bytes() == b"content"
+    assert events == [("sync", False, False), ("sync", True, True)]
+
+
+def test_a_file_too_large_for_the_disk_is_not_begun(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "model.pth"
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(2**20))
+    with pytest.raises(UserError, match=r"cannot write .*model\.pth: it needs 1\.5 MB, and 1\.0 MB are free"):
+        write_bytes(path, bytes(3 * 2**19))
+    assert not path.parent.exists()
+
+
+def test_a_disk_that_is_full_all_the_same_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"old")
+
+    def write(self, data):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(UserError, match="No space left on device, 0.0 MB needed"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    with pytest.raises(UserError), atomic_path(tmp_path / "model.pth") as temporary:
+        pass  # nothing was written, so there is nothing to rename
+    kept = [tmp_path / name for name in (".hidden.tmp.pth", "model.pth.tmp", ".gitignore")]
+    for path in kept:
+        path.touch()
+    temporary.touch()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

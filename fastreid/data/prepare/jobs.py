@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -12,11 +11,6 @@ from tqdm import tqdm
 
 J = TypeVar("J")
 R = TypeVar("R")
-
-
-def num_cores() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, description: str,

@@ -10,17 +10,23 @@ from fastreid.modeling.losses.circle_loss import circle_loss
 from fastreid.modeling.losses.cross_entropy_loss import cross_entropy_loss
 from fastreid.modeling.losses.domain_losses import mmd_loss, scatter_loss, std_loss
 from fastreid.modeling.losses.triplet_loss import triplet_loss
+from fastreid.utils.comm import all_counts, gather_rows
 from fastreid.utils.errors import UserError
 
 if TYPE_CHECKING:
     from fastreid.modeling.heads import HeadOutput
 
 Losses = dict[str, Tensor]
+PER_IMAGE = ("CrossEntropyLoss",)  # losses that do not compare images
 LossFunction = Callable[["HeadOutput", Tensor, Tensor], Tensor]  # (outputs, targets, domains) -> scalar
 
 
 def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses]:
     """Return a function (outputs, targets, domains) -> scalar losses by name, each times its SCALE.
+
+    They are the losses of the images of all processes together, the same in each: metric losses see all features,
+    and cross entropy, which needs no other image, sums over the processes without sending logits around. A process
+    may have no image.
 
     Args:
         names: values of an option such as `MODEL.LOSSES.NAME`. option: that option's name, for messages.
@@ -33,10 +39,19 @@ def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses
     if unknown or not names:
         found = repr(unknown[0]) if unknown else "none"
         raise UserError(f"{option} must name losses out of {', '.join(known)}; found {found}")
-    chosen = [known[name] for name in names]
+    compares_images = any(name not in PER_IMAGE for name in names)
 
     def losses(outputs, targets: Tensor, domains: Tensor) -> Losses:
-        return {key: scale * function(outputs, targets, domains) for key, scale, function in chosen}
+        own = everyone = outputs, targets, domains
+        if compares_images:
+            counts = all_counts(len(targets))
+            features, *labels = (gather_rows(values, counts) for values in (outputs.features, targets, domains))
+            everyone = outputs._replace(features=features), *labels
+        values: Losses = {}
+        for name in names:
+            key, scale, function = known[name]
+            values[key] = scale * function(*(own if name in PER_IMAGE else everyone))
+        return values
 
     return losses
 

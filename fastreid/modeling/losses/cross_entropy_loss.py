@@ -3,12 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastreid.utils.comm import all_sum
+
 from .pairwise import full_precision
 
 
 @full_precision
 def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float, alpha: float = 0.2) -> Tensor:
-    """Return the label-smoothed cross entropy, averaged over the samples whose loss is not 0.
+    """Return the label-smoothed cross entropy, averaged over the samples of all processes whose loss is not 0.
 
     The target distribution is 1 - eps for the true class and eps / (K - 1) for each other one (Szegedy et al., CVPR
     2016). A negative `eps` makes the smoothing adaptive: each sample's own is `alpha` times the probability that the
@@ -26,4 +28,4 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor, eps: float, alpha: float
     smoothing = alpha * log_prob_true.detach().exp() if eps < 0 else eps
     others = max(logits.shape[1] - 1, 1)
     loss = -(1 - smoothing) * log_prob_true - smoothing / others * log_prob_others
-    return loss.sum() / (loss != 0).sum().clamp(min=1)
+    return all_sum(loss.sum()) / all_sum((loss != 0).sum()).clamp(min=1)

@@ -1,0 +1,105 @@
+"""The batches of a run, by their place in the stream."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from multiprocessing.process import BaseProcess
+from typing import Any, Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+Batch = dict[str, Any]
+
+
+class BatchStream:
+    """The endless batches of a loader of `SharedBatches`; `position` is the number of those that were taken.
+
+    Batches that workers have prepared ahead do not count, so that a resumed run gets them again.
+    """
+
+    def __init__(self, loader: DataLoader):
+        self.loader = loader
+        self.position = 0
+        self.batches: Iterator[Batch] | None = None
+        self.workers: list[BaseProcess] = []
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.batches is None:
+            self.begin()
+        try:
+            batch = next(self.batches)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:  # what a broken connection ends in
+            self.raise_if_killed(error)
+            raise
+        self.position += 1
+        return batch
+
+    def begin(self) -> None:
+        """Let the loader begin with the batch at `position`."""
+        self.loader.batch_sampler.start = self.position
+        before = multiprocessing.active_children()
+        self.batches = iter(self.loader)
+        # None are new where the workers go on from an earlier beginning.
+        self.workers = [child for child in multiprocessing.active_children() if child not in before] or self.workers
+
+    def raise_if_killed(self, error: Exception) -> None:
+        """Raise the error that PyTorch raises in most cases if a worker was killed, naming it and the signal."""
+        for worker in self.workers:
+            worker.join(timeout=1)
+            if worker.exitcode is not None and worker.exitcode < 0:
+                name = signal.Signals(-worker.exitcode).name
+                raise RuntimeError(f"DataLoader worker (pid {worker.pid}) is killed by signal: {name}.") from error
+
+    def seek(self, position: int) -> None:
+        """Go on with the batch at `position`."""
+        if position != self.position:
+            self.position, self.batches = position, None
+
+
+class DataPositions:
+    """What a checkpoint keeps of the data: the place in each stream, and the generator of the domain splits.
+
+    All processes have the same. Args:
+        streams: by name. domain_rng: None without meta steps.
+    """
+
+    def __init__(self, streams: dict[str, BatchStream], domain_rng: torch.Generator | None):
+        self.streams, self.domain_rng = streams, domain_rng
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {name: stream.position for name, stream in self.streams.items()}
+        return state | ({"domain_splits": self.domain_rng.get_state()} if self.domain_rng is not None else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, stream in self.streams.items():
+            stream.seek(int(state[name]))
+        if self.domain_rng is not None:
+            self.domain_rng.set_state(state["domain_splits"])
+
+
+def shield_worker(worker: int) -> None:
+    """Let a loader's worker outlive SIGINT and SIGTERM that are meant for the run.
+
+    A terminal and a batch system send them to all processes of a run, which then finishes its iteration and needs the
+    worker's batches. Only the process that started the worker ends it: by a message, at last by SIGTERM.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    """Wait for a SIGTERM of the parent process, then end this one."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

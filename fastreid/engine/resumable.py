@@ -1,0 +1,202 @@
+"""A training run that can be killed, stopped or led astray, and goes on."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastreid.config.config import leaves
+from fastreid.data.stream import BatchStream, DataPositions
+from fastreid.engine.hooks import PeriodicWriter
+from fastreid.engine.recovery import BestResult, Rollback, require_finite_weights
+from fastreid.engine.stopping import StopRequested, StopSignals
+from fastreid.engine.train_loop import NonFiniteLossError, SimpleTrainer
+from fastreid.utils.checkpoint import BEST, HISTORY, LAST_CHECKPOINT, Checkpointer, checkpoint_name, read_checkpoint, read_last
+from fastreid.utils.errors import Stopped, UserError
+from fastreid.utils.processes import process_rank
+from fastreid.utils.random_states import RandomStates
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.json"
+
+
+class ResumableTrainer(SimpleTrainer):
+    """MetaBIN's loop with checkpoints of everything that moves.
+
+    Its loaders are those of `build_train_loaders`. A subclass sets `checkpointer`, by `build_checkpointer`, and
+    `writer`.
+    """
+
+    checkpointer: Checkpointer
+    writer: PeriodicWriter
+
+    def __init__(self, cfg, model, base_loader, meta_loader, optimizer_main, optimizer_norm):
+        self.streams = {"base": BatchStream(base_loader)}
+        if meta_loader is not None:
+            self.streams["meta"] = BatchStream(meta_loader)
+        super().__init__(cfg, model, self.streams["base"], self.streams.get("meta"), optimizer_main, optimizer_norm)
+        self.folder = Path(cfg.OUTPUT_DIR)
+        self.best = BestResult(cfg.TEST.BEST_METRIC)
+        self.signals = StopSignals()
+        self.rollback = Rollback(cfg.SOLVER.MAX_ROLLBACKS)
+
+    def build_checkpointer(self, config: str, moving: dict[str, Any]) -> Checkpointer:
+        """Return the checkpointer of this run: of `moving`, by entry name, and of what this class looks after.
+
+        Args:
+            config: the options as text, to be kept in every checkpoint.
+        """
+        moving = moving | {
+            "data_positions": DataPositions(self.streams, self.domain_rng if self.has_meta_step else None),
+            "random_states": RandomStates(self.device, self.cfg.SEED),
+            "best_result": self.best,
+        }
+        return Checkpointer(self.model, self.folder, self.cfg.SOLVER.CHECKPOINT_KEEP, config, **moving)
+
+    def resume(self, path: Path, content: dict[str, Any]) -> None:
+        """Take up everything that a checkpoint of this run holds; what follows from its iteration need not be in it."""
+        if isinstance(content.get("iteration"), int):
+            base, meta = self.steps_before(content["iteration"] + 1)
+            if "data_positions" not in content:
+                content["data_positions"] = self.positions_after(base, meta)
+            content.setdefault("inner_ratio", {"steps": meta})
+        self.start_iter = self.checkpointer.restore(path, content)
+        self.resume_best()
+        if "config" in content:
+            changed = changed_options(content["config"], self.checkpointer.config)
+            if changed:
+                logger.info(f"options changed since {path}: {', '.join(changed)}")
+
+    def positions_after(self, base: int, meta: int) -> dict[str, Any]:
+        """Return where the data are after so many base and meta steps of a run in which no batch was left out."""
+        positions = {"base": base, "meta": meta}
+        if self.has_meta_step:
+            self.domain_rng.manual_seed(self.cfg.SEED)
+            for _ in range(meta):
+                self.split_domains()
+            positions["domain_splits"] = self.domain_rng.get_state()
+        return positions
+
+    def resume_best(self) -> None:
+        """Take the best result of model_best.pth if it is of the evaluation that came right after the checkpoint."""
+        path = self.folder / f"{BEST}.pth"
+        if not path.is_file():
+            return
+        try:
+            kept = read_checkpoint(path).get("best_result")
+        except UserError as error:
+            logger.warning(f"{error}: the next best model replaces it")
+            return
+        if kept and kept["metric"] == self.best.metric and self.best.iteration < kept["iteration"] < self.start_iter:
+            self.best.load_state_dict(kept)
+
+    def set_earlier_run_aside(self) -> None:
+        """See to it that what a run from the beginning leaves is not taken for an earlier run's, nor the reverse."""
+        if process_rank() > 0:
+            return
+        if (self.folder / LAST_CHECKPOINT).is_file():
+            logger.warning(f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew")
+            (self.folder / LAST_CHECKPOINT).unlink()
+        (self.folder / HISTORY).unlink(missing_ok=True)
+        best = self.folder / f"{BEST}.pth"
+        if best.is_file():
+            best.replace(best.with_name(f"{BEST}.previous.pth"))
+        metrics = self.folder / METRICS
+        if metrics.is_file():
+            metrics.replace(metrics.with_name("metrics.previous.json"))
+
+    def train_and_survive(self) -> None:
+        """Train to the end, whatever can be survived.
+
+        Raises:
+            Stopped: by SIGINT or SIGTERM, after the end of the iteration and a checkpoint.
+            UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
+        """
+        try:
+            with self.signals:
+                self.train_or_roll_back()
+        except StopRequested as request:
+            self.stop(request)
+        except RuntimeError as error:
+            if not re.search(r"DataLoader worker \(pid", str(error)):
+                raise
+            raise UserError(
+                f"{str(error).strip().splitlines()[0]} If the machine killed it for want of memory, lower "
+                "DATALOADER.NUM_WORKERS or the batch size. Go on from the last checkpoint with --resume"
+            ) from error
+
+    def train_or_roll_back(self) -> None:
+        """Train to the end, with SOLVER.ON_NAN rollback again from the last good checkpoint when a loss is not finite."""
+        while True:
+            try:
+                self.train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
+                return
+            except NonFiniteLossError as error:
+                if self.cfg.SOLVER.ON_NAN == "stop":
+                    raise
+                self.roll_back(error)
+
+    def roll_back(self, error: NonFiniteLossError) -> None:
+        """Go back to the last checkpoint of this run, and on without the batches of the iteration that failed.
+
+        Raises:
+            NonFiniteLossError: there is no checkpoint yet, or there were SOLVER.MAX_ROLLBACKS rollbacks.
+        """
+        if self.rollback.done >= self.rollback.limit:
+            raise NonFiniteLossError(f"after {self.rollback.done} rollback(s): {error}", error.iteration) from error
+        found = read_last(self.folder)
+        if found is None:
+            raise NonFiniteLossError(f"no checkpoint yet to roll back to: {error}", error.iteration) from error
+        self.rollback.note(error.iteration)
+        self.storage.discard()
+        self.unread.clear()
+        self.resume(*found)
+        logger.warning(
+            f"{str(error).splitlines()[0]} Rolled back to {found[0]}; the batches of iteration {error.iteration} are left "
+            f"out (rollback {self.rollback.done} of at most {self.rollback.limit})"
+        )
+
+    def skip_batches(self) -> None:
+        """Leave out the batches of the present iteration."""
+        before, after = self.steps_before(self.iter), self.steps_before(self.iter + 1)
+        for stream, first, last in zip(self.streams.values(), before, after):
+            stream.seek(stream.position + last - first)
+
+    def stop(self, request: StopRequested) -> None:
+        """Save what the run has done until now, and end it.
+
+        Raises:
+            Stopped: always, unless it cannot be saved.
+        """
+        name = checkpoint_name(self.iter)
+        if self.iter < self.max_iter and self.checkpointer.history[-1:] != [f"{name}.pth"]:
+            try:
+                self.require_finite()
+                self.checkpointer.save(name, self.iter)
+            except NonFiniteLossError as error:
+                if self.cfg.SOLVER.ON_NAN == "stop":
+                    raise
+                logger.warning(f"not saved, the resumed run rolls back: {str(error).splitlines()[0]}")
+        self.writer.close()
+        last = self.checkpointer.history[-1] if self.checkpointer.history else "the beginning"
+        raise Stopped(f"stopped by {request}: the same command with --resume goes on from {last}", request.signum)
+
+    def require_finite(self) -> None:
+        """Check all losses, and the weights.
+
+        Raises:
+            NonFiniteLossError: one is not finite.
+        """
+        self.read_losses()
+        require_finite_weights(self.model, min(self.iter, self.max_iter - 1))
+
+
+def changed_options(before: str, now: str) -> list[str]:
+    """Return `KEY old -> new` for each option that differs between two configs, given as dumps."""
+    old, new = (dict(leaves(yaml.safe_load(text))) for text in (before, now))
+    return [f"{key} {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]

@@ -1,0 +1,84 @@
+"""Signals that ask a run to stop."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from fastreid.engine.stopping import StopRequested, StopSignals
+
+
+@pytest.fixture
+def outer():
+    """Signals that reach the handlers of before."""
+    received = []
+    before = {s: signal.signal(s, lambda signum, frame: received.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield received
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_waits_for_the_iteration_and_the_second_does_not(outer, sent, capfd):
+    with StopSignals() as signals:
+        signals.check(0)
+        os.kill(os.getpid(), sent)
+        assert f"{sent.name}: stopping after this iteration" in capfd.readouterr().err
+        assert outer == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert outer == [signal.SIGTERM]
+        with pytest.raises(StopRequested) as stop:
+            signals.check(1)
+    assert stop.value.signum == sent
+
+
+def test_handlers_are_given_back(outer):
+    handler = signal.getsignal(signal.SIGTERM)
+    with StopSignals():
+        assert signal.getsignal(signal.SIGTERM) is not handler
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_test_of_the_model_is_cut_short(outer):
+    with StopSignals() as signals, pytest.raises(StopRequested):
+        with signals.interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("went on")
+    with pytest.raises(StopRequested):
+        with signals.interruptible():
+            pytest.fail("began")
+
+
+def test_an_ignored_signal_stays_ignored(outer):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        signals.check(0)
+
+
+def test_another_thread_leaves_signals_alone(outer):
+    handler, seen = signal.getsignal(signal.SIGTERM), []
+
+    def run():
+        with StopSignals() as signals:
+            signals.check(0)
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [handler]
+
+
+def test_several_processes_stop_after_the_same_iteration(monkeypatch):
+    """The one without a signal, too; they ask each other every tenth iteration."""
+    asked = []
+    monkeypatch.setattr("fastreid.engine.stopping.num_processes", lambda: 2)
+    monkeypatch.setattr("fastreid.engine.stopping.any_process", lambda flag: asked.append(flag) or True)
+    signals = StopSignals()
+    for iteration in range(9):
+        signals.check(iteration)
+    with pytest.raises(StopRequested) as stop:
+        signals.check(9)
+    assert asked == [False] and stop.value.signum == signal.SIGTERM

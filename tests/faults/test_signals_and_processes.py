@@ -1,0 +1,35 @@
+"""Signals from outside, and processes of a run that die."""
+
+import os
+import signal
+
+import pytest
+
+@pytest.mark.parametrize("sent, workers", [(signal.SIGTERM, 2), (signal.SIGINT, 0)], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_to_all_processes_saves_and_stops(work, sent, workers):
+    command = work.start("run", "DATALOADER.NUM_WORKERS", workers)
+    work.wait_for_checkpoint("run")
+    os.killpg(command.pid, sent)
+    output = command.finish(status=128 + sent)
+    last = work.last("run")
+    iteration = work.content("run", last)["iteration"]
+    assert output.endswith(f"stopped by {sent.name}: the same command with --resume goes on from {last}\n")
+    assert output.count(f"{sent.name}: stopping after this iteration") == 1 and "Traceback" not in output
+    assert last == f"model_{iteration:07d}.pth"
+    if sent == signal.SIGTERM:  # in the middle of an epoch, and on with fewer workers
+        later = f"model_{(iteration // 4 + 2) * 4 - 1:07d}.pth"
+        output = work.train_until("run", later, "--resume", "DATALOADER.NUM_WORKERS", 1)
+        assert f"resumed {work.folder / 'run' / last}" in output
+        work.assert_like_the_reference("run", later)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_its_name_and_the_checkpoint_of_before(work):
+    command = work.start("run", "DATALOADER.NUM_WORKERS", 1)
+    saved = work.wait_for_checkpoint("run")
+    worker = command.workers()[0]
+    os.kill(worker, signal.SIGKILL)
+    output = command.finish(status=2)
+    message = output.splitlines()[-1]
+    assert message.startswith("error: ") and f"DataLoader worker (pid {worker}) is killed by signal: " in message
+    assert "--resume" in message and "Traceback" not in output
+    assert work.last("run") >= saved and work.content("run", work.last("run"))["iteration"] >= 3

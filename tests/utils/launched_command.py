@@ -1,0 +1,31 @@
+"""A command of several processes that meet; started by test_launch.py with the usual arguments and what they do."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from fastreid.utils.errors import run_command
+from fastreid.utils.launch import add_launch_arguments, launch
+
+
+def main(args):
+    total = torch.tensor(dist.get_rank() + 1.0)
+    dist.all_reduce(total)
+    facts = [os.getpid(), dist.get_world_size(), int(total), os.environ["LOCAL_RANK"], torch.get_num_threads()]
+    (args.folder / str(dist.get_rank())).write_text(" ".join(map(str, facts)))
+    while args.endless:
+        dist.all_reduce(total)
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    add_launch_arguments(parser)
+    parser.add_argument("--endless", action="store_true")
+    parser.add_argument("folder", type=Path)
+    run_command(lambda: launch(main, parser.parse_args()))
