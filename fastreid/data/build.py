@@ -191,16 +191,15 @@ def build_test_loader(cfg, items: Items) -> DataLoader:
         build_transforms(cfg, is_train=False, resized=cache is not None),
         cache,
     )
-    return DataLoader(dataset, batch_size=cfg.TEST.IMS_PER_BATCH, **worker_options(cfg, persistent=False))
+    return DataLoader(dataset, batch_size=cfg.TEST.IMS_PER_BATCH, **worker_options(cfg))
 
 
-def worker_options(cfg, seed: int = 0, persistent: bool = True) -> dict:
+def worker_options(cfg, seed: int = 0) -> dict:
     """Return the DataLoader's arguments that do not depend on the data; `seed` is of the workers' random numbers."""
     workers = min(cfg.DATALOADER.NUM_WORKERS, max(1, num_cores() // num_local_processes()))
     return {
         "num_workers": workers,
         "worker_init_fn": shield_worker,
-        "persistent_workers": persistent and workers > 0,
         "collate_fn": collate,
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
         # A generator of its own: starting a loader leaves the process's random numbers alone.

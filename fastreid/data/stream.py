@@ -47,8 +47,7 @@ class BatchStream:
         self.loader.batch_sampler.start = self.position
         before = multiprocessing.active_children()
         self.batches = iter(self.loader)
-        # None are new where the workers go on from an earlier beginning.
-        self.workers = [child for child in multiprocessing.active_children() if child not in before] or self.workers
+        self.workers = [child for child in multiprocessing.active_children() if child not in before]
 
     def raise_if_killed(self, error: Exception) -> None:
         """Raise the error that PyTorch raises in most cases if a worker was killed, naming it and the signal."""
@@ -61,7 +60,12 @@ class BatchStream:
     def seek(self, position: int) -> None:
         """Go on with the batch at `position`."""
         if position != self.position:
-            self.position, self.batches = position, None
+            self.position = position
+            self.end()
+
+    def end(self) -> None:
+        """End the workers. Left to the garbage collector, which meets a run's cycles, each would take seconds."""
+        self.batches = None
 
 
 class DataPositions:

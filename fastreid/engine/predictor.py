@@ -77,7 +77,7 @@ class Predictor:
         for number, image in enumerate(images):
             check_image(image, number, self.image_size)
         cfg = self.cfg
-        options = worker_options(cfg, persistent=False)
+        options = worker_options(cfg)
         if len(images) <= cfg.TEST.IMS_PER_BATCH:
             # Starting processes takes longer than reading one batch.
             options |= {"num_workers": 0, "multiprocessing_context": None}

@@ -129,6 +129,9 @@ class ResumableTrainer(SimpleTrainer):
                 f"{str(error).strip().splitlines()[0]} If the machine killed it for want of memory, lower "
                 "DATALOADER.NUM_WORKERS or the batch size. Go on from the last checkpoint with --resume"
             ) from error
+        finally:
+            for stream in self.streams.values():
+                stream.end()
 
     def train_or_roll_back(self) -> None:
         """Train to the end, with SOLVER.ON_NAN rollback again from the last good checkpoint when a loss is not finite."""

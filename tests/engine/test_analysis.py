@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from PIL import Image
 from torch import nn
 
@@ -149,7 +150,12 @@ def test_options_change_the_numbers(numbers_only, cfg, mode, name, option, value
 
 def test_as_many_identities_are_coloured_as_asked_for(cfg, monkeypatch):
     labels = []
-    monkeypatch.setattr(tsne, "save_figure", lambda figure, *_: labels.append(figure.legends[0].get_texts()))
+
+    def look_and_close(figure, *_):
+        labels.append(figure.legends[0].get_texts())
+        plt.close(figure)
+
+    monkeypatch.setattr(tsne, "save_figure", look_and_close)
     run(cfg, TSNE, ANALYSIS__TSNE__IDENTITIES=2)
     assert [len(found) for found in labels] == [3, 1 + 2]
 
