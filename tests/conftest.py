@@ -29,6 +29,19 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def one_thread():
+    """Compute with one thread.
+
+    PyTorch sums up in another order for other batch sizes if it has several. Instance normalization of the tests' maps,
+    of a few pixels, would turn such last digits into other features.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def own_log():
     """Give the package's logger back as it was: commands that a test runs in this process set it up for themselves."""

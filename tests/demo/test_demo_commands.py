@@ -12,6 +12,7 @@ from fastreid import Predictor
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 
 

@@ -14,6 +14,8 @@ from fastreid.data.datasets import Items
 from fastreid.evaluation.extraction import extract_features
 from fastreid.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def predictor(run_folder):

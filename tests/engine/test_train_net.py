@@ -153,7 +153,7 @@ def test_missing_data_are_one_line_and_status_2(work):
     assert message.startswith("error: ") and str(work / "datasets" / "none") in message
 
 
-def test_two_processes_train_and_test_as_one_run(work, monkeypatch):
+def test_two_processes_train_and_test_as_one_run(work, monkeypatch, one_thread):
     folder = work / "logs" / "two"
     # Batches of 4, of which each process's share is a multiple: features are then the same to the last bit. The model is
     # hardly trained, so that all features are nearly equal and rounding would change the table.
