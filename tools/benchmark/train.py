@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -37,7 +38,7 @@ from tabulate import tabulate  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from fastreid.config import CfgNode, get_cfg  # noqa: E402
-from fastreid.engine import SimpleTrainer  # noqa: E402
+from fastreid.engine import SimpleTrainer, train_loop  # noqa: E402
 from fastreid.layers.normalization import BatchNorm, InstanceNorm  # noqa: E402
 from fastreid.layers.normalize import activate  # noqa: E402
 from fastreid.modeling import build_model  # noqa: E402
@@ -73,13 +74,11 @@ class PlainBatchInstanceNorm(nn.Module):
 class PlainTrainer(SimpleTrainer):
     """Steps that compute every gradient."""
 
-    def step(self, loss: Tensor, learned: dict[str, Tensor]) -> None:
+    def step(self, loss: Tensor, learned: dict[str, Tensor], averaged: bool = False) -> None:
         for optimizer in (self.optimizer_main, self.optimizer_norm):
             optimizer.zero_grad()
         loss.backward()
-        super_learned = (self.optimizer_norm,) if set(learned) == set(self.gates) else (self.optimizer_main,)
-        for optimizer in super_learned:
-            optimizer.step()
+        (self.optimizer_norm if learned.keys() == self.gates.keys() else self.optimizer_main).step()
         with torch.no_grad():
             for gate in self.gates.values():
                 gate.clamp_(0, 1)
@@ -119,6 +118,7 @@ def make_trainer(cfg: CfgNode, model_name: str, way: str, batch: int) -> SimpleT
             for which in ("main", "norm")
         ]
         kind = PlainTrainer
+        train_loop.learning_only = lambda *_: nullcontext()  # every parameter asks for its gradient in every step
     identities = torch.arange(-(-batch // INSTANCES)).repeat_interleave(INSTANCES)[:batch]
     data = {
         "images": torch.rand(batch, 3, *cfg.INPUT.SIZE_TRAIN) * 255,
