@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from types import FrameType
 from typing import Iterator
@@ -12,6 +13,7 @@ from typing import Iterator
 from fastreid.utils.processes import any_process, num_processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO_SECONDS = 1.0  # a batch system and the process that started this one may both pass on one signal
 AGREEMENT_PERIOD = 10  # iterations between two questions to the other processes, which cost time
 
 
@@ -32,6 +34,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.received_at = 0.0
         self.immediate = False
         self.previous: dict[int, signal.Handlers] = {}
 
@@ -52,8 +55,14 @@ class StopSignals:
         self.previous = {}
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        self.received = signum
-        self.restore()
+        if self.received is not None:
+            if time.monotonic() - self.received_at > ECHO_SECONDS:
+                self.restore()
+                os.kill(os.getpid(), signum)
+            return
+        self.received, self.received_at = signum, time.monotonic()
+        if num_processes() == 1:
+            self.restore()
         name = signal.Signals(signum).name
         # Not by the log: its streams may be in the middle of a line.
         os.write(2, f"{name}: stopping after this iteration, with a checkpoint; a second signal stops at once\n".encode())

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from fastreid.engine import stopping
 from fastreid.engine.stopping import StopRequested, StopSignals
 
 
@@ -82,3 +83,15 @@ def test_several_processes_stop_after_the_same_iteration(monkeypatch):
     with pytest.raises(StopRequested) as stop:
         signals.check(9)
     assert asked == [False] and stop.value.signum == signal.SIGTERM
+
+
+def test_one_of_several_processes_takes_a_signal_that_comes_twice_for_one(outer, monkeypatch):
+    """A batch system signals all processes of a job, and the one that started them passes the signal on as well."""
+    monkeypatch.setattr(stopping, "num_processes", lambda: 2)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert outer == [] and signals.received == signal.SIGTERM
+        monkeypatch.setattr(stopping, "ECHO_SECONDS", 0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert outer == [signal.SIGTERM]
