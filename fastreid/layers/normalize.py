@@ -60,10 +60,14 @@ def per_map(values: Tensor) -> Tensor:
     return values[..., None, None]
 
 
-def centre(x: Tensor, mean: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return x - mean, in `out` if that is of the right type."""
-    x = statistics_input(x)
-    return torch.sub(x, per_map(mean), out=out if out is not None and out.dtype == x.dtype else None)
+def centre(x: Tensor, mean: Tensor) -> Tensor:
+    """Return x - mean."""
+    return statistics_input(x) - per_map(mean)
+
+
+def multiply_add(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor | None) -> Tensor:
+    """Return scale * x + shift, in `out` if that is of the right type."""
+    return torch.addcmul(per_map(shift), x, per_map(scale), out=out if out is not None and out.dtype == x.dtype else None)
 
 
 # The passes over whole maps. Each is one kernel when torch.compile has compiled it.
@@ -86,7 +90,7 @@ def output(
     out: Tensor | None = None,
 ) -> Tensor:
     """Return y."""
-    y = centre(x, mean, out).mul_(per_map(scale)).add_(per_map(shift))
+    y = multiply_add(centre(x, mean), scale, shift, out)
     if residual is not None:
         y.add_(residual)
     if activation is not None:
@@ -122,12 +126,11 @@ def input_gradient(
 ) -> Tensor:
     """Return scale * grad + slope * (x - mean) + offset, the gradient for x, where `grad` is that for y."""
     grad = statistics_input(activation_gradient(grad, y, activation))
-    centred = centre(x, mean, out)
-    return centred.mul_(per_map(slope)).add_(per_map(offset)).addcmul_(grad, per_map(scale)).to(x.dtype)
+    return multiply_add(centre(x, mean), slope, offset, out).addcmul_(grad, per_map(scale)).to(x.dtype)
 
 
 PASSES = (moments, output, coefficient_gradients, input_gradient)
-PART_BYTES = 2**21
+PART_BYTES = 2**22
 
 
 def in_parts(function: Callable, gives_map: bool) -> Callable:
@@ -208,7 +211,7 @@ def composed(
     mean = statistics_input(x).mean((2, 3))
     centred = centre(x, mean)
     scale, shift = coefficients(mean, centred.square().mean((2, 3)), *parameters, track=track)
-    return activate((centred * per_map(scale) + per_map(shift)).to(x.dtype), activation, residual)
+    return activate(multiply_add(centred, scale, shift, None).to(x.dtype), activation, residual)
 
 
 class Normalize(torch.autograd.Function):

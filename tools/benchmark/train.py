@@ -11,7 +11,8 @@ step. Each measurement is a process of its own; the ways take turns, several rou
 meets all of them. Images are random numbers, weights are random: speed does not depend on them.
 
 The ways: `plain` as it was run; `plain, reuse` the same in a process that reuses freed memory (utils/memory.py), as ours
-does; `eager`; `norm` and `model`, SOLVER.COMPILE; `bf16`, SOLVER.AMP on the CPU.
+does; `eager`; `norm` and `model`, SOLVER.COMPILE; `checkpoint`, MODEL.BACKBONE.CHECKPOINT of the stages with the largest
+maps; `bf16`, SOLVER.AMP on the CPU.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ from fastreid.utils.memory import keep_freed_memory, peak_memory_mb  # noqa: E40
 from training_profile import tables  # noqa: E402
 
 CONFIGS = {"mobilenet": "configs/Sample/DG-mobilenet.yml", "resnet": "configs/Sample/DG-resnet.yml"}
-WAYS = ("plain", "plain, reuse", "eager", "norm", "model", "bf16", "bf16 norm")
+WAYS = ("plain", "plain, reuse", "eager", "norm", "norm, checkpoint", "model", "bf16", "bf16 norm")
+# The stages with the largest maps: those of the "checkpoint" way.
+LARGEST = {"mobilenet": ("layer1", "layer2", "layer3"), "resnet": ("layer1",)}
 IDENTITIES, DOMAINS, INSTANCES = 4000, 5, 4
 
 
@@ -94,7 +97,8 @@ def make_config(model: str, way: str, batch: int, size: list[int]) -> CfgNode:
     cfg.SOLVER.ITERS_PER_EPOCH, cfg.META.DATA.NUM_DOMAINS = 1000, DOMAINS
     cfg.SOLVER.CHECK_FINITE = way.startswith("plain")
     cfg.SOLVER.AMP = way.startswith("bf16")
-    cfg.SOLVER.COMPILE = "norm" if way.endswith("norm") else "model" if way == "model" else "off"
+    cfg.SOLVER.COMPILE = "norm" if "norm" in way else "model" if way == "model" else "off"
+    cfg.MODEL.BACKBONE.CHECKPOINT = LARGEST[model] if "checkpoint" in way else ()
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = size
     return cfg
 
