@@ -2,10 +2,14 @@
 
 import importlib.util
 import logging
+import os
 from pathlib import Path
 
-import pytest
-import torch
+# As tools/train_net.py does, before PyTorch is loaded: threads that wait by spinning make a busy machine many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 
