@@ -222,7 +222,7 @@ class Normalize(torch.autograd.Function):
         mean, var = kernels.moments(x)
         # The coefficients' own small graph: its gradients need no formulas here, whatever a layer computes. Kept as it
         # is under activation checkpointing, which would run its whole stage again for the sake of it.
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, keep):
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(without_graph, as_kept):
             leaves = [t.detach().requires_grad_() for t in (mean, var, *parameters)]
             scale, shift = coefficients(*leaves, track=True)
         y = kernels.output(x, mean, scale.detach(), shift.detach(), residual, activation)
@@ -269,7 +269,12 @@ def differentiable_gradients(ctx, grad: Tensor, x: Tensor, parameters: list[Tens
     return [next(found) if t.requires_grad else None for t in inputs]
 
 
-def keep(tensor: Tensor) -> Tensor:
+def without_graph(tensor: Tensor) -> Tensor:
+    # An operation that keeps its own output would otherwise keep itself alive, and everything before it.
+    return tensor.detach()
+
+
+def as_kept(tensor: Tensor) -> Tensor:
     return tensor
 
 

@@ -1,6 +1,8 @@
 """The one operation behind the normalization layers: adversarial inputs, derivatives, parts, activations, compilation."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -209,3 +211,26 @@ def test_activations(activation, bounds):
     x = torch.linspace(-9, 9, 19)
     torch.testing.assert_close(activate(x, activation), x.clamp(*bounds))
     torch.testing.assert_close(activate(x, activation, residual=x), (2 * x).clamp(*bounds))
+
+
+def test_nothing_outlives_a_step():
+    """Without the help of the garbage collector, which does not see what a graph holds."""
+    gc.collect()
+    gc.disable()
+    try:
+        x, residual, weight, bias = inputs()
+        references = []
+
+        def watched(mean, var, weight, bias, track):
+            scale, shift = coefficients(mean, var, weight, bias, track)
+            references.extend(map(weakref.ref, (mean, scale, shift)))
+            return scale, shift
+
+        for backward in (True, False):
+            y = normalize.normalize(x, watched, (weight, bias), RELU, residual)
+            if backward:
+                y.sum().backward()
+            del y
+        assert [reference() for reference in references] == [None] * 6
+    finally:
+        gc.enable()
