@@ -116,11 +116,14 @@ class BatchNorm(nn.BatchNorm2d):
             return self.forward_synchronized(maps, activation, residual).view_as(x)
         if self.updates_running_stats and len(x):
             self.num_batches_tracked.add_(1)
-        held = self.uses_batch_stats and not self.updates_running_stats
+        running = self.running_mean, self.running_var
+        if self.uses_batch_stats and not self.updates_running_stats:
+            # Copies, not None: as many tensors are kept for the backward pass as in "general" mode, which activation
+            # checkpointing counts on when it computes a map again without moving the statistics twice.
+            running = [statistics.clone() for statistics in running]
         out = F.batch_norm(
             x,
-            None if held else self.running_mean,
-            None if held else self.running_var,
+            *running,
             self.weight,
             self.bias,
             self.uses_batch_stats,

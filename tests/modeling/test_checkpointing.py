@@ -14,6 +14,7 @@ from fastreid.utils.errors import UserError
 BUILDERS = {
     "mobilenet": lambda checkpoint: MobileNetV2(norm_factory("BIN_gate2", "half"), 0.2, checkpoint=checkpoint),
     "resnet": lambda checkpoint: ResNet(norm_factory("BIN_gate2", "half"), 18, checkpoint=checkpoint),
+    "batch norm": lambda checkpoint: MobileNetV2(norm_factory("BN"), 0.2, checkpoint=checkpoint),
 }
 
 
