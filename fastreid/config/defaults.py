@@ -22,18 +22,21 @@ _C.MODEL.BACKBONE = CN()
 _C.MODEL.BACKBONE.NAME = "build_resnet_backbone"
 _C.MODEL.BACKBONE.DEPTH = 50  # ResNet 18/34/50/101/152; MobileNetV2: ten times the width, 10 -> 1.0, 14 -> 1.4
 _C.MODEL.BACKBONE.LAST_STRIDE = 1
+_C.MODEL.BACKBONE.WITH_IBN = False  # ResNet's: IBN-a, half IN, as the first normalization of layer1..layer3's blocks
+_C.MODEL.BACKBONE.WITH_SE = False  # ResNet's: squeeze-and-excitation at the end of each block
+_C.MODEL.BACKBONE.WITH_NL = False  # ResNet's: non-local blocks after the last blocks of layer2 and layer3
 _C.MODEL.BACKBONE.CHECKPOINT = ()  # stages whose maps are computed again backward, not kept: layer1, layer2, ...
 _C.MODEL.BACKBONE.PRETRAIN = True  # start from ImageNet weights
 _C.MODEL.BACKBONE.PRETRAIN_PATH = ""  # '': torchvision's (ResNet), pretrained/mobilenetv2_<width>.pth (MobileNetV2)
 
 _C.MODEL.NORM = CN()
-_C.MODEL.NORM.TYPE_BACKBONE = "BN"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm (MobileNetV2)
+_C.MODEL.NORM.TYPE_BACKBONE = "BN"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm
 _C.MODEL.NORM.BIN_INIT = "one"  # first value of the gates: one (all BN), zero (all IN), half, random
 _C.MODEL.NORM.IN_FC_MULTIPLY = 0.0  # what IN multiplies 1x1 maps with, which have no statistics of their own
 _C.MODEL.NORM.SYNC = False  # batch statistics over all processes instead of each process's own
 _C.MODEL.NORM.LOAD_BN_AFFINE = True  # what the batch part takes from pre-trained weights
 _C.MODEL.NORM.LOAD_BN_RUNNING = True
-_C.MODEL.NORM.LOAD_IN_AFFINE = False  # whether the instance part takes the pre-trained scale and shift
+_C.MODEL.NORM.LOAD_IN_AFFINE = False  # whether the instance part takes the scale and shift of pre-trained BN
 
 _C.MODEL.HEADS = CN()
 _C.MODEL.HEADS.NAME = "MetalearningHead"

@@ -1,7 +1,9 @@
-"""Layers: normalization, pooling and classification."""
+"""Layers: normalization, attention, pooling and classification."""
 
+from fastreid.layers.attention import NonLocal, SqueezeExcitation
 from fastreid.layers.classifiers import build_classifier
 from fastreid.layers.normalization import (
+    IBN,
     BatchInstanceNorm,
     BatchNorm,
     InstanceNorm,
@@ -13,9 +15,12 @@ from fastreid.layers.normalization import (
 from fastreid.layers.pooling import build_pool_layer
 
 __all__ = [
+    "IBN",
     "BatchInstanceNorm",
     "BatchNorm",
     "InstanceNorm",
+    "NonLocal",
+    "SqueezeExcitation",
     "build_classifier",
     "build_pool_layer",
     "norm_factory",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastreid.layers.normalize import EAGER, activate, normalize
+from fastreid.layers.normalize import EAGER, Coefficients, activate, normalize
 from fastreid.utils.comm import gather_rows
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes
@@ -213,22 +213,57 @@ class BatchInstanceNormHalf(nn.Module):
         self.ins_n = InstanceNorm(num_features - self.batch_channels, fc_multiply)
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
-        batch, instance, split = self.bat_n, self.ins_n, self.batch_channels
-        moments = batch.moments_source(x.shape[2] * x.shape[3])
-        single_pixel = x.shape[2:] == (1, 1)
-
-        def coefficients(inst_mean, inst_var, batch_weight, batch_bias, weight, bias, track):
-            mean, var = moments(inst_mean[:, :split], inst_var[:, :split], track)
-            left = batch_coefficients(inst_mean[:, :split], mean, var, batch_weight, batch_bias, batch.eps)
-            right_mean, right_var = inst_mean[:, split:], inst_var[:, split:]
-            if single_pixel:
-                right = constant_multiple(right_mean, instance.fc_multiply)
-            else:
-                right = instance_coefficients(right_var, weight, bias, instance.eps)
-            return tuple(torch.cat(parts, 1) for parts in zip(left, right))
-
-        parameters = (batch.weight, batch.bias, instance.weight, instance.bias)
+        coefficients, parameters = split_coefficients(x, self.bat_n, self.ins_n, batch_first=True)
         return normalize(x, coefficients, parameters, activation, residual, self.kernels)
+
+
+class IBN(nn.Module):
+    """IN on the first int(C / 2) channels, BN on the rest: IBN-a's layer, whose parts have its published names.
+
+    Pan et al., "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net" (ECCV 2018, 1807.09441).
+    """
+
+    kernels = EAGER
+
+    def __init__(self, num_features: int, fc_multiply: float = 0.0):
+        super().__init__()
+        self.instance_channels = num_features // 2
+        self.IN = InstanceNorm(self.instance_channels, fc_multiply)
+        self.BN = BatchNorm(num_features - self.instance_channels)
+
+    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
+        coefficients, parameters = split_coefficients(x, self.BN, self.IN, batch_first=False)
+        return normalize(x, coefficients, parameters, activation, residual, self.kernels)
+
+
+def split_coefficients(
+    x: Tensor, batch: BatchNorm, instance: InstanceNorm, batch_first: bool
+) -> tuple[Coefficients, tuple[Tensor, ...]]:
+    """Return what `normalize` takes for a layer that gives some channels of x to BN and the others to IN.
+
+    Args:
+        batch_first: whether the channels of BN come before those of IN, or after them.
+    """
+    moments = batch.moments_source(x.shape[2] * x.shape[3])
+    single_pixel = x.shape[2:] == (1, 1)
+    first = batch.num_features if batch_first else instance.num_features
+
+    def batch_part(inst_mean, inst_var, weight, bias, track):
+        mean, var = moments(inst_mean, inst_var, track)
+        return batch_coefficients(inst_mean, mean, var, weight, bias, batch.eps)
+
+    def instance_part(inst_mean, inst_var, weight, bias):
+        if single_pixel:
+            return constant_multiple(inst_mean, instance.fc_multiply)
+        return instance_coefficients(inst_var, weight, bias, instance.eps)
+
+    def coefficients(inst_mean, inst_var, batch_weight, batch_bias, weight, bias, track):
+        left, right = (inst_mean[:, :first], inst_var[:, :first]), (inst_mean[:, first:], inst_var[:, first:])
+        of_batch, of_instances = (left, right) if batch_first else (right, left)
+        parts = batch_part(*of_batch, batch_weight, batch_bias, track), instance_part(*of_instances, weight, bias)
+        return tuple(torch.cat(halves, 1) for halves in zip(*(parts if batch_first else parts[::-1])))
+
+    return coefficients, (batch.weight, batch.bias, instance.weight, instance.bias)
 
 
 class SharedAffineBatchInstanceNorm(BatchNorm):

@@ -138,8 +138,9 @@ def _run_panel(number: int, run: Run) -> str:
 
 
 def _about_backbone(node: CfgNode) -> str:
-    """Return the name, with DEPTH for the builders that read it: a short name, like resnet50, says its size."""
-    return f"{node.NAME}, depth {node.DEPTH}" if node.NAME.startswith("build_") else node.NAME
+    """Return the name, DEPTH for the builders that read it (a name like resnet50 says its size), and options."""
+    size = [f"depth {node.DEPTH}"] if node.NAME.startswith("build_") else []
+    return ", ".join([node.NAME, *size, *(option for option in ("WITH_IBN", "WITH_SE", "WITH_NL") if node[option])])
 
 
 def curves_section(runs: Sequence[Run]) -> str:

@@ -14,7 +14,7 @@ from fastreid.utils.errors import UserError
 LAYER_GROUPS = {
     "backbone_bn_gate": lambda name, ndim: name.startswith("backbone.") and is_gate(name),
     "backbone_bn": lambda name, ndim: name.startswith("backbone.") and ndim == 1 and not is_gate(name),
-    "backbone_conv": lambda name, ndim: name.startswith("backbone.") and ndim == 4,
+    "backbone_conv": lambda name, ndim: name.startswith("backbone.") and ndim > 1,
     "heads": lambda name, ndim: name.startswith("heads."),
 }
 

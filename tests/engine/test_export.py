@@ -11,7 +11,8 @@ from fastreid.config import get_cfg
 from fastreid.engine import export
 from fastreid.engine.export import FeatureModel, check_features, export_model, sample_images
 from fastreid.evaluation.extraction import forward_batches
-from fastreid.layers import norm_factory
+from fastreid.layers import IBN, NonLocal, norm_factory
+from fastreid.modeling.backbones.resnet import BasicBlock
 from fastreid.modeling.heads import MetalearningHead
 from fastreid.utils.errors import UserError
 
@@ -81,6 +82,16 @@ def test_onnx_has_the_same_features(predictor, tmp_path):
     shape = content.graph.input[0].type.tensor_type.shape.dim
     assert [side.dim_value for side in shape[1:]] == [3, 32, 16] and shape[0].dim_param
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
+
+
+def test_blocks_of_resnets_with_every_option_are_exported(predictor, tmp_path):
+    block = BasicBlock(norm_factory("BIN_gate2", "random"), IBN, 16, 16, 1, with_se=True)
+    non_local = NonLocal(16)
+    nn.init.normal_(non_local.W[1].weight)
+    first, last = nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 8, 3, stride=2)
+    predictor.model.backbone = nn.Sequential(first, block, non_local, last).eval()
+    differences = export_model(predictor, tmp_path / "model.pt2")
+    assert list(differences) == [1, 2, 7, 32]
 
 
 class MeanOfBatch(nn.Module):

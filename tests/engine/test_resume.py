@@ -7,6 +7,7 @@ import torch
 
 from fastreid.engine import HookBase, defaults
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE
+from fastreid.modeling.backbones import resnet
 
 
 class Stop(Exception):
@@ -53,6 +54,29 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, m
     resumed.run()
     expected = whole.model.state_dict()
     assert not [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]
+
+
+def test_a_resumed_resnet_with_every_option_is_the_one_that_was_not_stopped(root, make_full_run, monkeypatch):
+    monkeypatch.setitem(resnet.VARIANTS, 18, (resnet.BasicBlock, (1, 1, 1, 1)))
+    options = dict.fromkeys((f"MODEL__BACKBONE__WITH_{name}" for name in ("IBN", "SE", "NL")), True)
+    options |= {"MODEL__BACKBONE__NAME": "resnet18", "MODEL__HEADS__IN_FEAT": 0, "MODEL__BACKBONE__CHECKPOINT": ("layer2",)}
+    options |= {"META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
+
+    whole = make_full_run(root / "whole", **options)
+    whole.train(0, 4)
+    before = make_full_run(root / "stopped", **options)
+    before.train(0, 2)
+    before.checkpointer.save("model_0000001", 1)
+    torch.manual_seed(99)
+    resumed = make_full_run(root / "stopped", **options)
+    resumed.resume_or_load(True)
+    assert resumed.start_iter == 2
+    resumed.train(2, 4)
+    first, expected = before.model.state_dict(), whole.model.state_dict()
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+        if name.endswith((".se.fc.0.weight", "bn1.IN.weight", "bn1.BN.running_mean", "W.1.weight", "theta.weight")):
+            assert not torch.equal(value, first[name]), name
 
 
 def test_best_model_is_kept_and_outlives_a_stop(root, make_full_run, monkeypatch):

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from fastreid.layers import BatchInstanceNorm, BatchNorm, norm_factory, running_stats
+from fastreid.layers import IBN, BatchInstanceNorm, BatchNorm, norm_factory, running_stats
 from fastreid.utils.errors import UserError
 
-NORM_TYPES = ("BN", "IN", "BIN_half", "BIN_gate1", "BIN_gate2")
+NORM_TYPES = ("BN", "IN", "BIN_half", "IBN", "BIN_gate1", "BIN_gate2")
 
 C = 6
 FC_MULTIPLY = 0.25
@@ -22,7 +22,7 @@ GATED = ["BIN_gate1", "BIN_gate2"]
 
 def make_layer(kind, channels=C):
     """Return a float64 layer none of whose tensors has its initial value."""
-    layer = norm_factory(kind, "half", FC_MULTIPLY)(channels).double()
+    layer = (IBN(channels, FC_MULTIPLY) if kind == "IBN" else norm_factory(kind, "half", FC_MULTIPLY)(channels)).double()
     with torch.no_grad():
         for name, tensor in layer.state_dict().items():
             if name.endswith(("gate", "running_var")):
@@ -52,6 +52,9 @@ def composition(kind, layer, x, uses_batch):
 
     if kind == "IN":
         return instance_norm(x, layer)
+    if kind == "IBN":
+        left, right = x[:, : C // 2], x[:, C // 2 :]
+        return torch.cat([instance_norm(left, layer.IN), batch_norm(right, layer.BN, layer.BN.weight, layer.BN.bias)], 1)
     bat, ins = layer.bat_n, layer.ins_n
     if kind == "BIN_half":
         left, right = x[:, : C // 2], x[:, C // 2 :]
@@ -79,13 +82,39 @@ def test_output_gradients_and_statistics_equal_the_composition(kind, mode, shape
                 out = layer(leaf)
         else:
             out = composition(kind, owner, leaf, USES_BATCH[mode])
-        used = {n: p for n, p in owner.named_parameters() if shape[2] > 1 or "ins_n" not in n and kind != "IN"}
+        used = {n: p for n, p in owner.named_parameters() if shape[2] > 1 or n[:2] not in ("in", "IN") and kind != "IN"}
         gradients = torch.autograd.grad((out * cotangent).sum(), [leaf, *used.values()])
         results.append({"out": out.detach(), **dict(zip(["x", *used], gradients))})
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
     state, moved = layer.state_dict(), readable.state_dict()
     for name in (n for n in state if "running" in n and mode == "general"):
         torch.testing.assert_close(state[name], moved[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_ibn_is_pytorchs_instance_norm_on_one_half_and_batch_norm_on_the_other(training):
+    layer = make_layer("IBN", 7).train(training)
+    halves = nn.ModuleDict({"IN": nn.InstanceNorm2d(3, affine=True), "BN": nn.BatchNorm2d(4)}).double().train(training)
+    halves.load_state_dict(layer.state_dict())
+    x = torch.randn(4, 7, 5, 3, dtype=torch.float64)
+    expected = torch.cat([halves["IN"](x[:, :3]), halves["BN"](x[:, 3:])], 1)
+    torch.testing.assert_close(layer(x), expected)
+    residual = torch.randn_like(x)
+    with running_stats(layer, "hold"):
+        torch.testing.assert_close(layer(x, "relu", residual), F.relu(expected + residual))
+    torch.testing.assert_close(layer.state_dict(), halves.state_dict())
+
+
+def test_an_images_style_passes_the_batch_half_of_ibn_only():
+    """A style is a gain and an offset of an image's channels."""
+    layer = IBN(8).double()
+    layer.IN.eps = 1e-12
+    x = torch.randn(4, 8, 6, 3, dtype=torch.float64)
+    styled = x.clone()
+    styled[0] = 3 * x[0] + 5
+    before, after = layer(x), layer(styled)
+    torch.testing.assert_close(after[:, :4], before[:, :4])
+    assert (after[:, 4:] - before[:, 4:]).abs().amax((0, 2, 3)).min() > 0.1
 
 
 @pytest.mark.parametrize("kind", NORM_TYPES)

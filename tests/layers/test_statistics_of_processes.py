@@ -3,10 +3,14 @@
 import pytest
 import torch
 
-from fastreid.layers import norm_factory, running_statistics, running_stats, synchronize_statistics
+from fastreid.layers import IBN, norm_factory, running_statistics, running_stats, synchronize_statistics
 from fastreid.layers.normalization import BatchNorm, pool_moments, pool_moments_of_all
 
-BATCH_NORMS = ("BN", "BIN_half", "BIN_gate1", "BIN_gate2")
+BATCH_NORMS = ("BN", "BIN_half", "IBN", "BIN_gate1", "BIN_gate2")
+
+
+def make_layer(name):
+    return IBN(4) if name == "IBN" else norm_factory(name, "half")(4)
 
 
 def test_the_moments_of_all_images_are_those_of_one_process():
@@ -19,7 +23,7 @@ def test_the_moments_of_all_images_are_those_of_one_process():
 
 
 def test_every_batch_normalization_of_a_model_is_synchronized_or_none():
-    model = torch.nn.Sequential(*(norm_factory(name)(4) for name in BATCH_NORMS))
+    model = torch.nn.Sequential(*(make_layer(name) for name in BATCH_NORMS))
     layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
     for choice in (True, False):
         synchronize_statistics(model, choice)
@@ -30,7 +34,7 @@ def test_every_batch_normalization_of_a_model_is_synchronized_or_none():
 @pytest.mark.parametrize("mode", ["general", "hold"])
 @pytest.mark.parametrize("name", ["IN", *BATCH_NORMS])
 def test_no_image_gives_zero_gradients_and_leaves_running_statistics_alone(name, mode):
-    layer = norm_factory(name, "half")(4)
+    layer = make_layer(name)
     before = [buffer.clone() for buffer in layer.buffers()]
     with running_stats(layer, mode):
         out = layer(torch.empty(0, 4, 3, 2), activation="relu")

@@ -75,11 +75,12 @@ def test_every_section_has_a_heading_and_a_link(outline):
 
 
 @pytest.mark.parametrize(
-    "name, shown", [("build_resnet_backbone", "build_resnet_backbone, depth 50"), ("resnet34", "resnet34")]
+    "name, ibn, shown",
+    [("build_resnet_backbone", False, "build_resnet_backbone, depth 50"), ("resnet34", True, "resnet34, WITH_IBN")],
 )
-def test_a_backbone_is_shown_with_its_size(name, shown):
+def test_a_backbone_is_shown_with_its_size_and_options(name, ibn, shown):
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = name
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WITH_IBN = name, ibn
     panel = Outline(runs_section([Run(folder=Path("run"), name="run", config=cfg)]))
     assert panel.words[panel.words.index("Backbone") + 1] == shown
 

@@ -112,6 +112,15 @@ def test_layer_groups_divide_the_trained_parameters():
     assert set(both) == groups["heads"] | groups["backbone_conv"]
 
 
+def test_layer_groups_divide_the_parameters_of_a_resnet_with_everything():
+    options = [word for name in ("IBN", "SE", "NL") for word in (f"MODEL.BACKBONE.WITH_{name}", "True")]
+    _, model = make("BIN_gate2", "MODEL.BACKBONE.NAME", "resnet18", "MODEL.HEADS.IN_FEAT", 0, *options)
+    groups = [layer_parameters(model, [g]) for g in ("backbone_bn_gate", "backbone_bn", "backbone_conv", "heads")]
+    assert sum(map(len, groups)) == len({n for n, _ in model.named_parameters()} - {FROZEN})
+    assert {"backbone.layer1.0.bn1.IN.weight", "backbone.NL_2.0.W.1.bias"} <= set(groups[1])
+    assert {"backbone.layer1.0.se.fc.0.weight", "backbone.NL_2.0.theta.weight"} <= set(groups[2])
+
+
 def test_an_unknown_layer_group_lists_the_known_ones():
     _, model = make()
     with pytest.raises(UserError, match="META_COMPUTE_LAYER: names out of backbone_bn_gate, .*; found 'backbone_gate'"):

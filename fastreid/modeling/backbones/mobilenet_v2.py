@@ -13,10 +13,9 @@ from typing import Iterable
 
 from torch import Tensor, nn
 
-from fastreid.layers import InstanceNorm, norm_factory
-from fastreid.layers.normalization import BatchNorm, NormFactory
+from fastreid.layers.normalization import NormFactory
 from fastreid.layers.normalize import RELU6
-from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
+from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights
 from fastreid.utils.errors import UserError
@@ -32,7 +31,8 @@ STAGES = {
     "layer8": (6, 320, 1, 1),
 }
 STAGE_NAMES = ("layer1", *STAGES, "layer9")
-DUAL_NORM_INSTANCE_STAGES = ("layer1", "layer2", "layer3", "layer4", "layer5", "layer6")
+DUAL_NORM_FIRST_BATCH_STAGE = "layer7"
+RESNET_OPTIONS = ("WITH_IBN", "WITH_SE", "WITH_NL")
 
 
 class ConvNormActivation(nn.Module):
@@ -110,15 +110,6 @@ def rename_imagenet(name: str) -> str:
     return name.replace(".conv3.0.", ".conv3.").replace(".conv3.1.", ".bn.")
 
 
-def norm_by_stage(cfg) -> dict[str, NormFactory]:
-    """Return the normalization constructor of each stage; DualNorm is IN up to layer6 and BN from layer7."""
-    node = cfg.MODEL.NORM
-    if node.TYPE_BACKBONE == "DualNorm":
-        instance: NormFactory = lambda c: InstanceNorm(c, node.IN_FC_MULTIPLY)  # noqa: E731
-        return {name: instance if name in DUAL_NORM_INSTANCE_STAGES else BatchNorm for name in STAGE_NAMES}
-    return dict.fromkeys(STAGE_NAMES, norm_factory(node.TYPE_BACKBONE, node.BIN_INIT, node.IN_FC_MULTIPLY, ("DualNorm",)))
-
-
 @BACKBONE_REGISTRY.register()
 def build_mobilenet_v2_backbone(cfg) -> MobileNetV2:
     """Return the MobileNetV2 of width `MODEL.BACKBONE.DEPTH` / 10: see `build_mobilenet_v2`.
@@ -139,7 +130,11 @@ def build_mobilenet_v2(cfg, width: float) -> MobileNetV2:
         UserError: the weights are missing or of another width, or an option has no such value.
     """
     node = cfg.MODEL.BACKBONE
-    model = MobileNetV2(norm_by_stage(cfg), width, node.LAST_STRIDE, node.CHECKPOINT)
+    for option in RESNET_OPTIONS:
+        if node[option]:
+            raise UserError(f"MODEL.BACKBONE.{option} is an option of ResNet: set it to False with {node.NAME}")
+    norms = norm_by_stage(cfg.MODEL.NORM, STAGE_NAMES, DUAL_NORM_FIRST_BATCH_STAGE)
+    model = MobileNetV2(norms, width, node.LAST_STRIDE, node.CHECKPOINT)
     if node.PRETRAIN:
         path = Path(node.PRETRAIN_PATH or f"pretrained/mobilenetv2_{width:.1f}.pth")
         weights = read_weights(path, "put the MobileNetV2 ImageNet weights there (README, Pre-trained models)")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Iterable
 
 from torch import Tensor, nn
 
-from fastreid.layers.normalization import BatchInstanceNorm, BatchInstanceNormHalf, InstanceNorm
+from fastreid.layers import NonLocal, SqueezeExcitation
+from fastreid.layers.normalization import IBN, BatchInstanceNorm, BatchInstanceNormHalf, InstanceNorm
 from fastreid.modeling.backbones.build import describe
 from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+AFFINE, RUNNING = ["weight", "bias"], ["running_mean", "running_var"]
+ADDED = (SqueezeExcitation, NonLocal)  # what ImageNet weights may lack
 NO_PRETRAIN = "or train from random weights with MODEL.BACKBONE.PRETRAIN False"
 
 
@@ -38,7 +42,8 @@ def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, 
     """Copy ImageNet weights, named as this backbone would be with plain BN, into `backbone`.
 
     What a normalization layer takes is chosen by `MODEL.NORM.LOAD_BN_AFFINE`, `LOAD_BN_RUNNING` and `LOAD_IN_AFFINE`;
-    the rest of it keeps its initial value.
+    the rest of it keeps its initial value. So do squeeze-and-excitation and non-local blocks, if the file has none. A
+    file with IBN's own names (Pan et al., ECCV 2018) fills both parts of its layers.
 
     Args:
         source: the file, for messages. norm_cfg: `cfg.MODEL.NORM`.
@@ -47,24 +52,16 @@ def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, 
         UserError: a tensor is missing or has another shape, so the file is of another architecture.
     """
     own = backbone.state_dict()
-    wanted: dict[str, tuple[str, slice]] = {}
-    norm_prefixes = set()
-    for prefix, layer in backbone.named_modules():
-        if any(prefix.startswith(done) for done in norm_prefixes):
-            continue  # a part of a layer that was dealt with as a whole
-        for part, channels in norm_parts(layer):
-            norm_prefixes.add(f"{prefix}.")
-            for leaf in part_leaves(part, norm_cfg):
-                own_name = ".".join(filter(None, (prefix, part_name(layer, part), leaf)))
-                wanted[own_name] = (f"{prefix}.{leaf}", channels)
-    for name in own:
-        if not any(name.startswith(prefix) for prefix in norm_prefixes):
-            wanted[name] = (name, slice(None))
+    wanted, norms = places_in_file(backbone, weights, norm_cfg)
+    fresh = [layer for kind in ADDED for layer in layers_without_weights(backbone, kind, weights)]
+    for name in [name for name in wanted if is_below(name, fresh)]:
+        del wanted[name]
     missing = [theirs for theirs, _ in wanted.values() if theirs not in weights]
     if missing:
         raise UserError(
             f"{source} is of another architecture than {describe(backbone)}: it has no {missing[0]} "
-            f"({len(missing)} of {len(wanted)} tensors are missing). Check MODEL.BACKBONE.NAME and DEPTH, {NO_PRETRAIN}"
+            f"({len(missing)} of {len(wanted)} tensors are missing). Check MODEL.BACKBONE.NAME, DEPTH, "
+            f"WITH_IBN, WITH_SE and WITH_NL, {NO_PRETRAIN}"
         )
     for name, (theirs, channels) in wanted.items():
         value = weights[theirs][channels]
@@ -76,10 +73,48 @@ def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, 
             )
         own[name].copy_(value)
     used = {theirs for theirs, _ in wanted.values()}
-    unused = [name for name in weights if name not in used and not is_norm_or_classifier(name, norm_prefixes)]
+    unused = [name for name in weights if name not in used and not is_norm_or_classifier(name, norms)]
     if unused:
-        raise UserError(f"{source} is of another architecture than {describe(backbone)}: it has {unused[0]} besides")
+        raise UserError(
+            f"{source} is of another architecture than {describe(backbone)}: it has {unused[0]} besides. Check "
+            f"MODEL.BACKBONE.NAME, DEPTH, WITH_SE and WITH_NL, {NO_PRETRAIN}"
+        )
     logger.info(f"loaded {len(wanted)} tensors of ImageNet weights from {source}")
+    if fresh:
+        logger.info(f"{source} has no weights of {', '.join(fresh)}: they start from random ones")
+
+
+def places_in_file(
+    backbone: nn.Module, weights: dict[str, Tensor], norm_cfg
+) -> tuple[dict[str, tuple[str, slice]], set[str]]:
+    """Return which tensor of the file, and which of its channels, each tensor of the backbone takes, by its name.
+
+    Also returns the names of the normalization layers.
+    """
+    places: dict[str, tuple[str, slice]] = {}
+    norms: set[str] = set()
+    for prefix, layer in backbone.named_modules():
+        if is_below(prefix, norms):
+            continue  # a part of a layer that was dealt with as a whole
+        in_parts = isinstance(layer, IBN) and f"{prefix}.IN.weight" in weights
+        for part, channels in norm_parts(layer):
+            norms.add(prefix)
+            for leaf in AFFINE if in_parts and part is layer.IN else part_leaves(part, norm_cfg):
+                name = ".".join(filter(None, (prefix, part_name(layer, part), leaf)))
+                places[name] = (name, slice(None)) if in_parts else (f"{prefix}.{leaf}", channels)
+    others = [name for name in backbone.state_dict() if not is_below(name, norms)]
+    return places | {name: (name, slice(None)) for name in others}, norms
+
+
+def is_below(name: str, layers: Iterable[str]) -> bool:
+    """Tell whether a tensor or layer of that name lies in one of the layers."""
+    return name.startswith(tuple(f"{layer}." for layer in layers))
+
+
+def layers_without_weights(backbone: nn.Module, kind: type[nn.Module], weights: dict[str, Tensor]) -> list[str]:
+    """Return the names of the layers of one kind, if a file has no tensor of any of them."""
+    layers = [name for name, layer in backbone.named_modules() if isinstance(layer, kind)]
+    return [] if any(is_below(name, layers) for name in weights) else layers
 
 
 def norm_parts(layer: nn.Module) -> list[tuple[nn.Module, slice]]:
@@ -88,25 +123,25 @@ def norm_parts(layer: nn.Module) -> list[tuple[nn.Module, slice]]:
         return [(layer.bat_n, slice(None)), (layer.ins_n, slice(None))]
     if isinstance(layer, BatchInstanceNormHalf):
         return [(layer.bat_n, slice(0, layer.batch_channels)), (layer.ins_n, slice(layer.batch_channels, None))]
+    if isinstance(layer, IBN):
+        return [(layer.IN, slice(0, layer.instance_channels)), (layer.BN, slice(layer.instance_channels, None))]
     if isinstance(layer, (nn.BatchNorm2d, InstanceNorm)):
         return [(layer, slice(None))]
     return []
 
 
 def part_name(layer: nn.Module, part: nn.Module) -> str:
-    """Return the name of a part inside its layer: bat_n, ins_n, or '' when the layer is the part itself."""
+    """Return the name of a part inside its layer: bat_n, ins_n, BN, IN, or '' when the layer is the part itself."""
     return next((name for name, child in layer.named_children() if child is part), "")
 
 
 def part_leaves(part: nn.Module, norm_cfg) -> list[str]:
     """Return the names of the tensors that one part of a normalization layer takes from the file."""
-    affine = ["weight", "bias"]
     if isinstance(part, InstanceNorm):
-        return affine if norm_cfg.LOAD_IN_AFFINE else []
-    running = ["running_mean", "running_var"]
-    return affine * norm_cfg.LOAD_BN_AFFINE + running * norm_cfg.LOAD_BN_RUNNING
+        return AFFINE if norm_cfg.LOAD_IN_AFFINE else []
+    return AFFINE * norm_cfg.LOAD_BN_AFFINE + RUNNING * norm_cfg.LOAD_BN_RUNNING
 
 
-def is_norm_or_classifier(name: str, norm_prefixes: set[str]) -> bool:
+def is_norm_or_classifier(name: str, norms: set[str]) -> bool:
     """Tell whether a tensor of the file may be left unused: of a normalization layer, or the ImageNet classifier."""
-    return any(name.startswith(prefix) for prefix in norm_prefixes) or name.startswith(("fc.", "classifier."))
+    return is_below(name, norms) or name.startswith(("fc.", "classifier."))

@@ -1,7 +1,12 @@
 """ResNet, He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv 1512.03385).
 
 torchvision's names and strides, except that a shortcut's layers are called `downsample.conv` and `downsample.bn` and
-that the last stage's stride is an option.
+that the last stage's stride is an option. Further options: IBN-a, squeeze-and-excitation and non-local blocks, see
+fastreid/layers/ for the papers.
+
+DualNorm (Jia et al., "Frustratingly Easy Person Re-Identification", BMVC 2019: IN early, BN late) is IN up to layer3,
+BN in layer4. We do not know the paper's exact placement in a ResNet: this one is ours, after MobileNetV2's, where BN
+begins with the stage whose stride is LAST_STRIDE, too.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from functools import partial
+from itertools import chain, compress
 from pathlib import Path
 from typing import Iterable
 from urllib.error import URLError
@@ -17,10 +23,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fastreid.layers import norm_factory
+from fastreid.layers import IBN, NonLocal, SqueezeExcitation
 from fastreid.layers.normalization import NormFactory
-from fastreid.layers.normalize import RELU
-from fastreid.modeling.backbones.build import BACKBONE_REGISTRY
+from fastreid.layers.normalize import RELU, activate
+from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import NO_PRETRAIN, load_imagenet, read_weights
 from fastreid.utils.checkpoint import load_tensors
@@ -37,44 +43,59 @@ def shortcut(norm: NormFactory, c_in: int, c_out: int, stride: int) -> nn.Module
     return nn.Sequential(OrderedDict(conv=conv, bn=norm(c_out)))
 
 
+def block_output(norm: nn.Module, se: nn.Module | None, out: Tensor, x: Tensor) -> Tensor:
+    """Return relu(se(norm(out)) + x), the end of a block."""
+    return norm(out, RELU, x) if se is None else activate(se(norm(out)), RELU, x)
+
+
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (ResNet-18 and 34)."""
+    """Two 3x3 convolutions (ResNet-18 and 34).
+
+    Args:
+        norm, first_norm: constructors of the normalization layers, and of the first one. with_se: whether
+            squeeze-and-excitation ends the block.
+    """
 
     expansion = 1
 
-    def __init__(self, norm: NormFactory, c_in: int, planes: int, stride: int):
+    def __init__(self, norm: NormFactory, first_norm: NormFactory, c_in: int, planes: int, stride: int, with_se: bool):
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, planes, 3, stride, padding=1, bias=False)
-        self.bn1 = norm(planes)
+        self.bn1 = first_norm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = norm(planes)
+        self.se = SqueezeExcitation(planes) if with_se else None
         self.downsample = shortcut(norm, c_in, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(self.bn1(self.conv1(x), RELU))
-        return self.bn2(out, RELU, x if self.downsample is None else self.downsample(x))
+        return block_output(self.bn2, self.se, out, x if self.downsample is None else self.downsample(x))
 
 
 class Bottleneck(nn.Module):
-    """1x1 reduction, 3x3 convolution (which carries the stride), 1x1 expansion (ResNet-50 and deeper)."""
+    """1x1 reduction, 3x3 convolution (which carries the stride), 1x1 expansion (ResNet-50 and deeper).
+
+    Args: those of `BasicBlock`.
+    """
 
     expansion = 4
 
-    def __init__(self, norm: NormFactory, c_in: int, planes: int, stride: int):
+    def __init__(self, norm: NormFactory, first_norm: NormFactory, c_in: int, planes: int, stride: int, with_se: bool):
         super().__init__()
         c_out = planes * self.expansion
         self.conv1 = nn.Conv2d(c_in, planes, 1, bias=False)
-        self.bn1 = norm(planes)
+        self.bn1 = first_norm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
         self.bn2 = norm(planes)
         self.conv3 = nn.Conv2d(planes, c_out, 1, bias=False)
         self.bn3 = norm(c_out)
+        self.se = SqueezeExcitation(c_out) if with_se else None
         self.downsample = shortcut(norm, c_in, c_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn1(self.conv1(x), RELU)
         out = self.conv3(self.bn2(self.conv2(out), RELU))
-        return self.bn3(out, RELU, x if self.downsample is None else self.downsample(x))
+        return block_output(self.bn3, self.se, out, x if self.downsample is None else self.downsample(x))
 
 
 # depth: (block, blocks in layer1..layer4)
@@ -86,44 +107,82 @@ VARIANTS = {
     152: (Bottleneck, (3, 8, 36, 3)),
 }
 
-
 STAGE_NAMES = ("layer1", "layer2", "layer3", "layer4")
+IBN_STAGES = ("layer1", "layer2", "layer3")
+DUAL_NORM_FIRST_BATCH_STAGE = "layer4"
+# depth: number of non-local blocks by stage. Those of 50 and 101 are FastReID's, which has none for 18, 34 and 152.
+NON_LOCAL_BLOCKS = {
+    18: {"layer2": 1, "layer3": 1},
+    34: {"layer2": 2, "layer3": 3},
+    50: {"layer2": 2, "layer3": 3},
+    101: {"layer2": 2, "layer3": 9},
+    152: {"layer2": 2, "layer3": 9},
+}
 
 
 class ResNet(nn.Module):
     """(N, 3, H, W) -> (N, C, H/16, W/16) with last_stride 1, H/32 with 2; C is 512 (18, 34) or 2048.
 
     Args:
-        norm: constructor of the normalization layer by channel count.
+        norm: constructor of the normalization layer by channel count; a dictionary gives one for "stem" and each stage.
         depth: a key of `VARIANTS`. checkpoint: stages whose maps are not kept, see checkpointing.py.
+        ibn: constructor of the first normalization of the blocks of `IBN_STAGES`, `norm` where None.
+        with_se: squeeze-and-excitation in each block. with_nl: the `NON_LOCAL_BLOCKS`, after a stage's last blocks.
     """
 
-    def __init__(self, norm: NormFactory, depth: int = 50, last_stride: int = 1, checkpoint: Iterable[str] = ()):
+    def __init__(
+        self,
+        norm: NormFactory | dict[str, NormFactory],
+        depth: int = 50,
+        last_stride: int = 1,
+        checkpoint: Iterable[str] = (),
+        ibn: NormFactory | None = None,
+        with_se: bool = False,
+        with_nl: bool = False,
+    ):
         super().__init__()
         self.checkpointed = check_stages(checkpoint, STAGE_NAMES)
+        norms = norm if isinstance(norm, dict) else dict.fromkeys(("stem", *STAGE_NAMES), norm)
         block, counts = VARIANTS[depth]
-        self.variant = str(depth)
+        self.variant = " ".join([str(depth), *compress(("IBN", "SE", "NL"), (ibn, with_se, with_nl))])
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = norm(64)
+        self.bn1 = norms["stem"](64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
-        for index, (blocks, stride) in enumerate(zip(counts, (1, 2, 2, last_stride))):
+        for index, (name, blocks, stride) in enumerate(zip(STAGE_NAMES, counts, (1, 2, 2, last_stride))):
             planes = 64 * 2**index
+            first_norm = ibn if ibn and name in IBN_STAGES else norms[name]
             stage = []
             for position in range(blocks):
-                stage.append(block(norm, channels, planes, stride if position == 0 else 1))
+                step = stride if position == 0 else 1
+                stage.append(block(norms[name], first_norm, channels, planes, step, with_se))
                 channels = planes * block.expansion
-            self.add_module(STAGE_NAMES[index], nn.Sequential(*stage))
+            self.add_module(name, nn.Sequential(*stage))
         self.out_channels = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.non_local: dict[str, str] = {}  # stage: the list of its non-local blocks
+        for name, number in NON_LOCAL_BLOCKS[depth].items() if with_nl else ():
+            self.non_local[name] = name.replace("layer", "NL_")
+            width = block.expansion * 64 * 2 ** STAGE_NAMES.index(name)
+            self.add_module(self.non_local[name], nn.ModuleList(NonLocal(width) for _ in range(number)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.bn1(self.conv1(x), RELU))
         for name in STAGE_NAMES:
-            x = run_stage(getattr(self, name), x, name in self.checkpointed)
+            for part in self.parts(name):
+                x = run_stage(part, x, name in self.checkpointed)
         return x
+
+    def parts(self, name: str) -> list[nn.Module]:
+        """Return a stage as the modules that run one after another; each keeps its input under checkpointing."""
+        stage = getattr(self, name)
+        if name not in self.non_local:
+            return [stage]
+        blocks, non_local = list(stage), getattr(self, self.non_local[name])
+        plain = len(blocks) - len(non_local)
+        return [*blocks[:plain], *chain.from_iterable(zip(blocks[plain:], non_local))]
 
 
 def rename_imagenet(name: str) -> str:
@@ -174,8 +233,9 @@ def build_resnet(cfg, depth: int) -> ResNet:
         UserError: the weights are missing or of another depth, or an option has no such value.
     """
     node, norm = cfg.MODEL.BACKBONE, cfg.MODEL.NORM
-    layers = norm_factory(norm.TYPE_BACKBONE, norm.BIN_INIT, norm.IN_FC_MULTIPLY)
-    model = ResNet(layers, depth, node.LAST_STRIDE, node.CHECKPOINT)
+    norms = norm_by_stage(norm, ("stem", *STAGE_NAMES), DUAL_NORM_FIRST_BATCH_STAGE)
+    ibn = partial(IBN, fc_multiply=norm.IN_FC_MULTIPLY) if node.WITH_IBN else None
+    model = ResNet(norms, depth, node.LAST_STRIDE, node.CHECKPOINT, ibn, node.WITH_SE, node.WITH_NL)
     if node.PRETRAIN:
         path = node.PRETRAIN_PATH
         where = "put torchvision's ResNet weights there"
