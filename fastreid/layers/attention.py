@@ -30,9 +30,9 @@ class SqueezeExcitation(nn.Module):
 class NonLocal(nn.Module):
     """x + W(y), where y at a position is the mean of g(x) over all positions, weighted by their similarity to it.
 
-    The embedded Gaussian form: weights are a softmax of theta(x_i) . phi(x_j) over the positions j; theta, phi and g have
-    half the channels. No subsampling. The batch normalization at the end of W starts at zero, so that the block does
-    nothing at first. Memory grows with the square of the number of positions.
+    The embedded Gaussian form: weights are a softmax of theta(x_i) . phi(x_j) over the positions j; theta, phi and g
+    have half the channels. No subsampling. The batch normalization at the end of W, plain whatever the backbone's type,
+    starts at zero, so that the block does nothing at first. Memory grows with the square of the number of positions.
 
     Wang et al., "Non-local Neural Networks" (CVPR 2018, arXiv 1711.07971).
     """

@@ -59,8 +59,8 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, m
 def test_a_resumed_resnet_with_every_option_is_the_one_that_was_not_stopped(root, make_full_run, monkeypatch):
     monkeypatch.setitem(resnet.VARIANTS, 18, (resnet.BasicBlock, (1, 1, 1, 1)))
     options = dict.fromkeys((f"MODEL__BACKBONE__WITH_{name}" for name in ("IBN", "SE", "NL")), True)
-    options |= {"MODEL__BACKBONE__NAME": "resnet18", "MODEL__HEADS__IN_FEAT": 0, "MODEL__BACKBONE__CHECKPOINT": ("layer2",)}
-    options |= {"META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
+    options |= {"MODEL__BACKBONE__NAME": "resnet18", "MODEL__HEADS__IN_FEAT": 0}
+    options |= {"MODEL__BACKBONE__CHECKPOINT": ("layer2",), "META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
 
     whole = make_full_run(root / "whole", **options)
     whole.train(0, 4)

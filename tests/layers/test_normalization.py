@@ -22,7 +22,8 @@ GATED = ["BIN_gate1", "BIN_gate2"]
 
 def make_layer(kind, channels=C):
     """Return a float64 layer none of whose tensors has its initial value."""
-    layer = (IBN(channels, FC_MULTIPLY) if kind == "IBN" else norm_factory(kind, "half", FC_MULTIPLY)(channels)).double()
+    make = norm_factory(kind, "half", FC_MULTIPLY) if kind != "IBN" else lambda c: IBN(c, FC_MULTIPLY)
+    layer = make(channels).double()
     with torch.no_grad():
         for name, tensor in layer.state_dict().items():
             if name.endswith(("gate", "running_var")):
@@ -53,8 +54,8 @@ def composition(kind, layer, x, uses_batch):
     if kind == "IN":
         return instance_norm(x, layer)
     if kind == "IBN":
-        left, right = x[:, : C // 2], x[:, C // 2 :]
-        return torch.cat([instance_norm(left, layer.IN), batch_norm(right, layer.BN, layer.BN.weight, layer.BN.bias)], 1)
+        left, right, bat = x[:, : C // 2], x[:, C // 2 :], layer.BN
+        return torch.cat([instance_norm(left, layer.IN), batch_norm(right, bat, bat.weight, bat.bias)], 1)
     bat, ins = layer.bat_n, layer.ins_n
     if kind == "BIN_half":
         left, right = x[:, : C // 2], x[:, C // 2 :]

@@ -20,7 +20,8 @@ EVERYTHING = ("WITH_IBN", "WITH_SE", "WITH_NL")
 
 def build(*options, name="resnet18", **norm):
     cfg = get_cfg()
-    cfg.merge_from_list(["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.PRETRAIN", "False", "MODEL.NORM.BIN_INIT", "half"])
+    cfg.merge_from_list(["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.PRETRAIN", "False"])
+    cfg.MODEL.NORM.BIN_INIT = "half"
     for option in options:
         cfg.MODEL.BACKBONE[option] = True
     for option, value in norm.items():
@@ -144,7 +145,8 @@ def small_parts():
 
 def results(model, images):
     out = model(images)
-    return [out.detach(), torch.autograd.grad(out.square().sum(), list(model.parameters())), dict(model.named_buffers())]
+    gradients = torch.autograd.grad(out.square().sum(), list(model.parameters()))
+    return [out.detach(), gradients, dict(model.named_buffers())]
 
 
 @pytest.mark.parametrize("mode", ["general", "hold"])
