@@ -36,15 +36,17 @@ def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
     entries = legend_entries(axes[0, 0])
     if len(entries) > 1:
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=5)
-    if experiment.gap:
+    if experiment.gap and legend_entries(axes[1, 0]):
         axes[1, 0].legend(fontsize=8)
     figure.suptitle(experiment.title, fontsize=12)
     save_figure(figure, path)
 
 
 def legend_entries(axis: Axes) -> dict:
+    """Return what a legend shows by its text: each once, the groups first."""
     handles, names = axis.get_legend_handles_labels()
-    return dict(zip(names, handles))
+    found = dict(zip(names, handles))
+    return {name: found[name] for name in sorted(found, key=lambda name: name in ("single seeds", "published"))}
 
 
 def draw_rows(axis: Axes, experiment: Experiment, table: Table, metric: str) -> None:
@@ -70,7 +72,8 @@ def draw_point(axis: Axes, found: Measured, height: float, number: int) -> None:
         style = {"fmt": MARKERS[number % len(MARKERS)], "color": colour, "markersize": 6, "capsize": 3}
         axis.errorbar(found.mean, height, xerr=found.std, label=found.name, **style)
         if len(seeds) > 1:
-            axis.plot(seeds, [height] * len(seeds), "o", color=colour, markersize=3.5, alpha=0.45, label="single seeds")
+            dots = {"markerfacecolor": "white", "markeredgecolor": colour, "markersize": 4, "zorder": 3}
+            axis.plot(seeds, [height] * len(seeds), "o", label="single seeds", **dots)
     if found.published is not None:
         hollow = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 7}
         axis.plot(found.published, height, "d", label="published", **hollow)

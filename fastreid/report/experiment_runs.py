@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import BinaryIO
 
 from fastreid.config import CfgNode
@@ -21,7 +22,7 @@ from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.comparison import config_differences, show
 from fastreid.report.experiment import Experiment, Row
 from fastreid.report.runs import CONFIG, RESULTS, Run, read_run
-from fastreid.utils.checkpoint import last_checkpoint
+from fastreid.utils.checkpoint import NUMBERED, last_checkpoint
 from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.plots import Records
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 FINAL = "model_final.pth"
 CONSOLE = "console.log"
 POLL = 0.2  # seconds between two looks at the processes
-REPORT_PERIOD = 300.0  # seconds between two lines on what is running
+REPORT_PERIOD = 180.0  # seconds between two lines on what is running
 SHOWN_DIFFERENCES = 5
 
 
@@ -68,7 +69,9 @@ class TableRun:
         if newest is None:
             return
         if newest.name != FINAL:
-            self.state, self.done = "begun", int(newest.stem.removeprefix("model_")) + 1
+            self.state, self.done = "begun", run.done
+            if NUMBERED.fullmatch(newest.name):
+                self.done = int(newest.stem.removeprefix("model_")) + 1
         elif run.about.get("iteration") is None or run.about["iteration"] != run.about.get("max_iter"):
             self.state, self.done = "trained", run.done
         else:
@@ -175,8 +178,9 @@ class TableRunner:
         self.total = len(self.waiting)
         self.running: dict[int, Child] = {}
         self.failed: dict[str, str] = {}
-        # Seconds of whole runs by row, from which the time that is left is estimated.
+        # By row: seconds of whole runs, and of one that still runs as its progress tells, for the time that is left.
         self.seconds: dict[str, list[float]] = {}
+        self.estimates: dict[str, float] = {}
         for run in runs:
             if run.run is not None:
                 self.note(run.row, training_seconds(run.run.records))
@@ -282,14 +286,17 @@ class TableRunner:
         """Tell how far the running processes are."""
         for child in self.running.values():
             run = read_run(child.run.folder)
+            if run.total and run.done > child.run.done:
+                share = (run.done - child.run.done) / run.total
+                self.estimates[child.run.row.name] = child.seconds / share
             logger.info(f"{child.run.name}: {run.about_progress()} after {child.seconds / 60:.1f} min{self.about_rest()}")
 
     def note(self, row: Row, seconds: float) -> None:
         self.seconds.setdefault(row.name, []).append(seconds)
 
     def about_rest(self) -> str:
-        """Return the time that is left for the whole table, once a run has ended."""
-        if not self.seconds:
+        """Return the time that is left for the whole table, once there is a run to tell it from."""
+        if not self.seconds and not self.estimates:
             return ""
         rest = [max(0.0, self.expected(child.run.row) - child.seconds) for child in self.running.values()]
         rest += [self.expected(run.row) for run in self.waiting]
@@ -297,9 +304,9 @@ class TableRunner:
         return f", eta {timedelta(seconds=round(left))}"
 
     def expected(self, row: Row) -> float:
-        """Return the seconds that a run of a row takes: the mean of the row's runs, or of all that have ended."""
-        known = self.seconds.get(row.name) or [seconds for row in self.seconds.values() for seconds in row]
-        return sum(known) / len(known)
+        """Return the seconds that a run of a row takes: the mean of the row's runs, or of the other rows'."""
+        known = {name: [seconds] for name, seconds in self.estimates.items()} | self.seconds
+        return fmean(known.get(row.name) or [fmean(seconds) for seconds in known.values()])
 
 
 def summary(run: TableRun) -> str:

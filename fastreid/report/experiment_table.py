@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from fastreid.report.experiment import Experiment, Row
+from fastreid.report.experiment import ALL, Experiment, Row
 from fastreid.report.experiment_runs import TableRun, training_seconds
 from fastreid.utils.files import write_csv, write_text
 
@@ -142,12 +142,18 @@ def group_table(experiment: Experiment, runs: Sequence[TableRun], table: Table) 
     for row in experiment.rows:
         found = finished[row.name]
         number = [f"{len(found)} of {len(experiment.seeds)}"] if partial else []
-        iterations = " to ".join(f"{n:,}" for n in sorted({run.done for run in found})[:: max(1, len({run.done for run in found}) - 1)])
-        seconds = sum(training_seconds(run.run.records) for run in found)
-        time = str(timedelta(seconds=round(seconds))) if found else EMPTY
-        body.append([row.name, *number, *cells(row, columns, table, experiment), iterations or EMPTY, time])
+        body.append([row.name, *number, *cells(row, columns, table, experiment), *effort(found)])
     names = headings(columns, table, experiment, lambda column: f"{column[1]} {column[2]}")
     return pipe_table(["", *(["seeds"] if partial else []), *names, "iterations", "training time"], body)
+
+
+def effort(finished: Sequence[TableRun]) -> list[str]:
+    """Return the iterations of each of a row's runs, and the time that the training of all took."""
+    if not finished:
+        return [EMPTY, EMPTY]
+    least, most = (f"{choose(run.done for run in finished):,}" for choose in (min, max))
+    seconds = sum(training_seconds(run.run.records) for run in finished)
+    return [least if least == most else f"{least} to {most}", str(timedelta(seconds=round(seconds)))]
 
 
 def about(experiment: Experiment, runs: Sequence[TableRun]) -> list[str]:
@@ -159,18 +165,16 @@ def about(experiment: Experiment, runs: Sequence[TableRun]) -> list[str]:
     state = "" if len(finished) == len(runs) else f" {len(finished)} of {len(runs)} runs are finished."
     machines = sorted({run.run.about.get("machine", "unknown") for run in finished})
     lines = [
-        f"{experiment.path.name}: {len(experiment.rows)} rows, seed{'s' if several else ''} {seeds}.{state} In percent, "
-        f"{'mean' if several else 'the result'}{spread}; the best mean of a column is bold. "
+        f"{experiment.path.name}: {len(experiment.rows)} row(s), seed{'s' if several else ''} {seeds}.{state} In percent, "
+        f"{'mean' if several else 'the result'}{spread}; the best of a column is bold. "
         "The training time is that of all iterations of a row's runs, without tests."
         + (f" Machine: {'; '.join(machines)}." if machines else "")
     ]
-    groups = {name: sets for row in experiment.rows for name, sets in experiment.groups_of(row).items()}
-    if experiment.groups:
-        lines.append("\n".join(f"- {name}: {average_of(sets)}" for name, sets in groups.items()))
-    elif len({row.test_sets for row in experiment.rows}) == 1:
-        lines.append("\n".join(f"- {name}: {average_of(sets)}" for name, sets in groups.items()))
+    found = [experiment.groups_of(row) for row in experiment.rows]
+    if any(groups != found[0] for groups in found):
+        lines.append(f"- {ALL}: mean over all test sets of the row, which are not the same for all rows")
     else:
-        lines.append("- all: mean over all test sets of the row")
+        lines.append("\n".join(f"- {name}: {average_of(sets)}" for name, sets in found[0].items()))
     return lines
 
 
