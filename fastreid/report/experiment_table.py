@@ -223,9 +223,14 @@ def has_published(column: Column, table: Table, experiment: Experiment) -> bool:
 
 
 def best_mean(column: Column, table: Table, experiment: Experiment) -> float | None:
-    """Return the highest mean of a column where there are two; None for a gap, which a bad model can have small."""
+    """Return the highest mean of a column of two or more; None for what does not tell a good row.
+
+    That is a gap, which a bad model can have small, and the average of rows that are tested on different sets.
+    """
+    kind, name, _ = column
     means = [found.mean for found in column_of(column, table, experiment) if found.mean is not None]
-    return max(means) if len(means) > 1 and column[0] != GAP else None
+    comparable = kind == TEST_SET or (kind == GROUP and len({experiment.groups_of(row)[name] for row in experiment.rows}) == 1)
+    return max(means) if len(means) > 1 and comparable else None
 
 
 def pipe_table(header: list[str], rows: list[list[str]]) -> str:

@@ -108,6 +108,9 @@ def test_rows_may_be_tested_on_different_sets(tables, project):
     text = (experiment.output / "table.md").read_text(encoding="utf-8")
     assert "which are not the same for all rows" in text
     assert columns_of(text, "folder:d")["BN"]["folder:d"] == "–"
+    # Rows of different sets are not compared, but where they have one in common.
+    assert "**" not in text[: text.index("on each test set")]
+    assert columns_of(text, "folder:d")["Meta BIN"]["folder:c"] == "**42.00 ± 2.83**"
 
 
 def test_a_metric_that_was_not_measured_is_empty(tables, project):
