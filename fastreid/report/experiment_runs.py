@@ -80,7 +80,7 @@ class TableRun:
     def require_same_options(self, found: CfgNode | None) -> None:
         """Raise UserError when the folder's run had other options than this one has."""
         if found is None:
-            raise UserError(f"{self.folder} has no readable {CONFIG}: remove the folder, or give the table another `output`")
+            raise UserError(f"{self.folder} has no readable {CONFIG}: remove it, or give the table another `output`")
         asked = self.row.cfg.clone()
         asked.SEED = self.seed
         differences = config_differences(asked, [found])
@@ -209,12 +209,11 @@ class TableRunner:
                 # After an error, or a second signal: for the processes it is as if this one were gone.
                 for child in self.running.values():
                     child.process.stdin.close()
-        if signals.received is not None:
+        if signals.received is not None and any(run.state != "finished" for run in self.runs):
             done = sum(run.state == "finished" for run in self.runs)
             name = signal.Signals(signals.received).name
-            raise Stopped(
-                f"stopped by {name}, {done} of {len(self.runs)} runs are finished: the same command goes on", signals.received
-            )
+            message = f"stopped by {name}, {done} of {len(self.runs)} runs are finished: the same command goes on"
+            raise Stopped(message, signals.received)
         return self.failed
 
     def fill_places(self) -> None:
@@ -289,7 +288,8 @@ class TableRunner:
             if run.total and run.done > child.run.done:
                 share = (run.done - child.run.done) / run.total
                 self.estimates[child.run.row.name] = child.seconds / share
-            logger.info(f"{child.run.name}: {run.about_progress()} after {child.seconds / 60:.1f} min{self.about_rest()}")
+            progress = run.about_progress() if run.usable else "starting"
+            logger.info(f"{child.run.name}: {progress} after {child.seconds / 60:.1f} min{self.about_rest()}")
 
     def note(self, row: Row, seconds: float) -> None:
         self.seconds.setdefault(row.name, []).append(seconds)

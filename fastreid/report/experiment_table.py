@@ -165,8 +165,8 @@ def about(experiment: Experiment, runs: Sequence[TableRun]) -> list[str]:
     state = "" if len(finished) == len(runs) else f" {len(finished)} of {len(runs)} runs are finished."
     machines = sorted({run.run.about.get("machine", "unknown") for run in finished})
     lines = [
-        f"{experiment.path.name}: {len(experiment.rows)} row(s), seed{'s' if several else ''} {seeds}.{state} In percent, "
-        f"{'mean' if several else 'the result'}{spread}; the best of a column is bold. "
+        f"{experiment.path.name}: {len(experiment.rows)} row(s), seed{'s' if several else ''} {seeds}.{state} "
+        f"In percent, {'mean' if several else 'the result'}{spread}; the best of a column is bold. "
         "The training time is that of all iterations of a row's runs, without tests."
         + (f" Machine: {'; '.join(machines)}." if machines else "")
     ]
@@ -229,7 +229,9 @@ def best_mean(column: Column, table: Table, experiment: Experiment) -> float | N
     """
     kind, name, _ = column
     means = [found.mean for found in column_of(column, table, experiment) if found.mean is not None]
-    comparable = kind == TEST_SET or (kind == GROUP and len({experiment.groups_of(row)[name] for row in experiment.rows}) == 1)
+    comparable = kind == TEST_SET
+    if kind == GROUP:
+        comparable = len({experiment.groups_of(row)[name] for row in experiment.rows}) == 1
     return max(means) if len(means) > 1 and comparable else None
 
 

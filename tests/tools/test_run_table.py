@@ -89,8 +89,9 @@ def project(work, monkeypatch):
     monkeypatch.chdir(work)
     monkeypatch.setattr(tool, "PROJECT", work)
     monkeypatch.setattr(experiment_runs, "POLL", 0.02)
-    for name, value in {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FASTREID_DATASETS": str(work / "datasets")}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("FASTREID_DATASETS", str(work / "datasets"))
     return work
 
 
@@ -150,7 +151,8 @@ def test_a_table_that_was_stopped_ends_as_one_that_was_not(project, capsys):
     row = rows["IN", "both", "mAP"]
     assert (float(row["mean"]), float(row["std"])) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
     assert row["seeds"] == "2" and row["published"] == "50"
-    assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in (logs / "disturbed" / "table.md").read_text()
+    shown = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    assert shown in (logs / "disturbed" / "table.md").read_text(encoding="utf-8")
 
     # Only what is left is run, and other options would not be these runs.
     (logs / "disturbed" / "table.md").unlink()
