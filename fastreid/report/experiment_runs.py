@@ -137,13 +137,14 @@ def training_seconds(records: Records) -> float:
 
 @dataclass
 class Child:
-    """The process of a run. began_at: how much of the console's file is of earlier processes."""
+    """The process of a run. began_at: how much of the console's file is of earlier processes. end: when it may end."""
 
     run: TableRun
     process: subprocess.Popen
     console: BinaryIO
     began_at: int
     started: float = field(default_factory=time.monotonic)
+    end: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -286,8 +287,9 @@ class TableRunner:
         for child in self.running.values():
             run = read_run(child.run.folder)
             if run.total and run.done > child.run.done:
-                share = (run.done - child.run.done) / run.total
-                self.estimates[child.run.row.name] = child.seconds / share
+                seconds = child.seconds / (run.done - child.run.done)
+                self.estimates[child.run.row.name] = seconds * run.total
+                child.end = time.monotonic() + seconds * (run.total - run.done)
             progress = run.about_progress() if run.usable else "starting"
             logger.info(f"{child.run.name}: {progress} after {child.seconds / 60:.1f} min{self.about_rest()}")
 
@@ -298,8 +300,9 @@ class TableRunner:
         """Return the time that is left for the whole table, once there is a run to tell it from."""
         if not self.seconds and not self.estimates:
             return ""
-        rest = [max(0.0, self.expected(child.run.row) - child.seconds) for child in self.running.values()]
-        rest += [self.expected(run.row) for run in self.waiting]
+        now = time.monotonic()
+        ends = [child.end or child.started + self.expected(child.run.row) for child in self.running.values()]
+        rest = [max(0.0, end - now) for end in ends] + [self.expected(run.row) for run in self.waiting]
         left = max(sum(rest) / len(self.places), max(rest, default=0.0))
         return f", eta {timedelta(seconds=round(left))}"
 

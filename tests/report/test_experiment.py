@@ -7,6 +7,8 @@ import pytest
 from fastreid.report.experiment import folder_name, read_experiment
 from fastreid.utils.errors import UserError
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_rows_are_configs_with_the_table_s_their_own_and_the_command_s_options(tables, project):
     path = tables.write_table(project, options={"SOLVER.MAX_ITER": 7, "SOLVER": {"BASE_LR": 9}})
@@ -71,6 +73,11 @@ def test_a_mistake_is_one_message(tables, project, mistake):
     with pytest.raises(UserError) as error:
         read_experiment(tables.write_table(project, **changes), project)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "Table").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_table_can_be_read(path):
+    assert read_experiment(path, ROOT).output == ROOT / "logs" / "Table" / path.stem
 
 
 def test_mistakes_on_the_command_line(tables, project):

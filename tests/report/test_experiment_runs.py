@@ -13,7 +13,7 @@ import pytest
 from fastreid.report import experiment_runs
 from fastreid.report.experiment import read_experiment
 from fastreid.report.experiment_places import places_for
-from fastreid.report.experiment_runs import TableRunner, plan_runs
+from fastreid.report.experiment_runs import Child, TableRunner, plan_runs
 from fastreid.report.experiment_table import measure
 from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.locks import lock_file
@@ -248,5 +248,8 @@ def test_time_left_is_told_from_runs_of_the_same_row(tables, project):
     assert runner.about_rest() == ", eta 0:01:20"
     runner.estimates["Meta BIN"] = 60.0  # as its first run goes
     assert runner.about_rest() == ", eta 0:01:40"
+    # One that runs knows best itself when it ends; the others wait for it.
+    runner.running[0] = Child(runner.waiting.popleft(), None, None, 0, end=time.monotonic() + 5)
+    assert runner.about_rest() == ", eta 0:01:05"
     runner.seconds, runner.estimates = {}, {}
     assert runner.about_rest() == ""

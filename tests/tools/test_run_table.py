@@ -152,7 +152,8 @@ def test_a_table_that_was_stopped_ends_as_one_that_was_not(project, capsys):
     assert (float(row["mean"]), float(row["std"])) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
     assert row["seeds"] == "2" and row["published"] == "50"
     shown = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-    assert shown in (logs / "disturbed" / "table.md").read_text(encoding="utf-8")
+    text = (logs / "disturbed" / "table.md").read_text(encoding="utf-8")
+    assert shown in text and re.search(r"Machine: .+ \d+ cores\.", text)
 
     # Only what is left is run, and other options would not be these runs.
     (logs / "disturbed" / "table.md").unlink()
