@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Run every config of a table with several seeds, and write the table: Markdown, CSV and a figure.
 
-    python tools/run_table.py configs/Table/ablation.yml                  # the same command goes on after an interruption
+    python tools/run_table.py configs/Table/ablation.yml               # the same command goes on after a stop
     python tools/run_table.py configs/Table/ablation.yml --jobs 2 MODEL.DEVICE cpu
     python tools/run_table.py configs/Table/ablation.yml --gpus 0,1,2,3
-    python tools/run_table.py configs/Table/ablation.yml --dry-run        # how far the runs are
+    python tools/run_table.py configs/Table/ablation.yml --dry-run     # how far the runs are
 """
 
 import argparse
@@ -28,11 +28,14 @@ from fastreid.utils.logger import setup_logger  # noqa: E402
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run every config of a table with several seeds, and write the table.")
-    parser.add_argument("table", type=Path, metavar="TABLE.yml", help="the table's file, such as those of configs/Table/")
+    parser.add_argument("table", type=Path, metavar="TABLE.yml", help="the table's file, as in configs/Table/")
     places = parser.add_mutually_exclusive_group()
-    places.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, which share the cores (default: 1)")
+    jobs_help = "runs at a time, which share the cores (default: 1)"
+    places.add_argument("--jobs", type=int, default=1, metavar="N", help=jobs_help)
     places.add_argument("--gpus", metavar="0,1,...", help="GPUs that have one run at a time each")
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="run these rows; the table has all that are finished")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", help="run these rows; the table has all (KEY VALUE come before --only)"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="instead of the file's")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--collect", action="store_true", help="only write the table of the runs that are finished")
@@ -71,7 +74,8 @@ def choose(runs: list[TableRun], rows: list[str] | None) -> list[TableRun]:
     names = list(dict.fromkeys(run.row.name for run in runs))
     unknown = [name for name in rows or () if name not in names]
     if unknown:
-        raise UserError(f"--only {unknown[0]}: there is no such row; found {', '.join(names)}")
+        found = ", ".join(names)
+        raise UserError(f"--only {unknown[0]}: there is no such row; found {found}. KEY VALUE come before --only")
     return [run for run in runs if not rows or run.row.name in rows]
 
 
@@ -85,7 +89,8 @@ def finish(experiment: Experiment, runs: list[TableRun]) -> None:
     write(experiment, runs)
     finished = sum(run.state == "finished" for run in runs)
     print((experiment.output / "table.md").read_text(encoding="utf-8"))
-    print(f"{finished} of {len(runs)} runs are finished; wrote table.md, table.csv, runs.csv and table.png in {experiment.output}")
+    files = "table.md, table.csv, runs.csv and table.png"
+    print(f"{finished} of {len(runs)} runs are finished; wrote {files} in {experiment.output}")
 
 
 if __name__ == "__main__":

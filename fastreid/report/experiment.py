@@ -4,7 +4,7 @@
     output: logs/Table/ablation            # default: the file's path with configs -> logs, without suffix
     seeds: [2020, 2021, 2022]
     options: {SOLVER.MAX_ITER: 50}         # for every run
-    groups: {seen: [folder:a, folder:b], unseen: [ALL_GRID]}     # averages over test sets; default: all, over all of a row
+    groups: {seen: [folder:a, folder:b], unseen: [ALL_GRID]}     # averages over test sets; default: all
     gap: [seen, unseen]                    # a column for the first group less the second
     metrics: [Rank-1, mAP]
     rows:
@@ -62,7 +62,7 @@ class Row:
 class Experiment:
     """A table's rows and seeds, and what its columns are.
 
-    groups: test sets by the name of their average, empty for one of all test sets of a row. gap: two groups, or nothing.
+    groups: test sets by the name of their average; empty: one of all test sets of a row. gap: two groups, or nothing.
     """
 
     path: Path
@@ -143,7 +143,7 @@ def read_row(
     cfg = get_cfg()
     try:
         cfg.merge_from_file(project / config)
-        cfg.merge_tree(path, options)
+        cfg.merge_tree(Path("options"), options)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     cfg.merge_from_list(list(words))
@@ -166,7 +166,7 @@ def check_names(experiment: Experiment) -> None:
         # Some file systems do not tell upper from lower case.
         other = folders.setdefault(row.folder.lower(), row.name)
         if other is not row.name:
-            raise UserError(f"{path}: the rows {other!r} and {row.name!r} have one folder, {row.folder}: rename one of them")
+            raise UserError(f"{path}: the rows {other!r} and {row.name!r} have one folder, {row.folder}: rename one")
     unknown = [name for name in experiment.metrics if name not in KNOWN_METRICS]
     if unknown or not experiment.metrics:
         raise UserError(f"{path}: metrics must be of {', '.join(KNOWN_METRICS)}; found {', '.join(unknown) or 'none'}")
@@ -234,7 +234,7 @@ def refuse_given(keys: Sequence[str], where: str) -> None:
     """Raise UserError for options that a run gets from its place in the table."""
     for key in keys:
         if key in GIVEN:
-            raise UserError(f"{where}: {key} is set for each run: write `seeds` and `output` in the table's file instead")
+            raise UserError(f"{where}: {key} is set for each run: give `seeds` and `output` to the table instead")
 
 
 def mapping(tree: dict, key: str, where: str) -> dict[str, Any]:

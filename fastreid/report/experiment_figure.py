@@ -37,7 +37,7 @@ def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
     if len(entries) > 1:
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=5)
     if experiment.gap and legend_entries(axes[1, 0]):
-        axes[1, 0].legend(fontsize=8)
+        axes[1, 0].legend(fontsize=8, loc="upper left")
     figure.suptitle(experiment.title, fontsize=12)
     save_figure(figure, path)
 
@@ -82,7 +82,8 @@ def draw_point(axis: Axes, found: Measured, height: float, number: int) -> None:
 def draw_gap(axis: Axes, experiment: Experiment, table: Table, metric: str) -> None:
     """Draw each row by its two groups; on the dashed line both are equal."""
     first, second = experiment.gap
-    for number, row in enumerate(experiment.rows):
+    # Not the groups' colours, which are beside them.
+    for number, row in enumerate(experiment.rows, start=len(experiment.group_names)):
         across, up = (table[row.name, GROUP, group, metric] for group in (first, second))
         if across.mean is None or up.mean is None:
             continue

@@ -39,7 +39,7 @@ def visible_gpus(gpus: str) -> list[str]:
     count = torch.cuda.device_count()
     missing = [word for word in words if int(word) >= count]
     if missing:
-        raise UserError(f"--gpus {gpus}: there is no GPU {missing[0]}, this machine shows {count}; --jobs runs on the CPU")
+        raise UserError(f"--gpus {gpus}: there is no GPU {missing[0]}, this machine shows {count}; --jobs needs none")
     # A batch system may have given this process a choice, which its processes' numbers are within.
     given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return [given[int(word)] for word in words] if given else words

@@ -80,7 +80,7 @@ class TableRun:
     def require_same_options(self, found: CfgNode | None) -> None:
         """Raise UserError when the folder's run had other options than this one has."""
         if found is None:
-            raise UserError(f"{self.folder} has no readable {CONFIG}: remove the folder, or give the table another `output`")
+            raise UserError(f"{self.folder} has no readable {CONFIG}: remove it, or give the table another `output`")
         asked = self.row.cfg.clone()
         asked.SEED = self.seed
         differences = config_differences(asked, [found])
@@ -137,13 +137,14 @@ def training_seconds(records: Records) -> float:
 
 @dataclass
 class Child:
-    """The process of a run. began_at: how much of the console's file is of earlier processes."""
+    """The process of a run. began_at: how much of the console's file is of earlier processes. end: when it may end."""
 
     run: TableRun
     process: subprocess.Popen
     console: BinaryIO
     began_at: int
     started: float = field(default_factory=time.monotonic)
+    end: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -209,12 +210,11 @@ class TableRunner:
                 # After an error, or a second signal: for the processes it is as if this one were gone.
                 for child in self.running.values():
                     child.process.stdin.close()
-        if signals.received is not None:
+        if signals.received is not None and any(run.state != "finished" for run in self.runs):
             done = sum(run.state == "finished" for run in self.runs)
             name = signal.Signals(signals.received).name
-            raise Stopped(
-                f"stopped by {name}, {done} of {len(self.runs)} runs are finished: the same command goes on", signals.received
-            )
+            message = f"stopped by {name}, {done} of {len(self.runs)} runs are finished: the same command goes on"
+            raise Stopped(message, signals.received)
         return self.failed
 
     def fill_places(self) -> None:
@@ -287,9 +287,11 @@ class TableRunner:
         for child in self.running.values():
             run = read_run(child.run.folder)
             if run.total and run.done > child.run.done:
-                share = (run.done - child.run.done) / run.total
-                self.estimates[child.run.row.name] = child.seconds / share
-            logger.info(f"{child.run.name}: {run.about_progress()} after {child.seconds / 60:.1f} min{self.about_rest()}")
+                seconds = child.seconds / (run.done - child.run.done)
+                self.estimates[child.run.row.name] = seconds * run.total
+                child.end = time.monotonic() + seconds * (run.total - run.done)
+            progress = run.about_progress() if run.usable else "starting"
+            logger.info(f"{child.run.name}: {progress} after {child.seconds / 60:.1f} min{self.about_rest()}")
 
     def note(self, row: Row, seconds: float) -> None:
         self.seconds.setdefault(row.name, []).append(seconds)
@@ -298,8 +300,9 @@ class TableRunner:
         """Return the time that is left for the whole table, once there is a run to tell it from."""
         if not self.seconds and not self.estimates:
             return ""
-        rest = [max(0.0, self.expected(child.run.row) - child.seconds) for child in self.running.values()]
-        rest += [self.expected(run.row) for run in self.waiting]
+        now = time.monotonic()
+        ends = [child.end or child.started + self.expected(child.run.row) for child in self.running.values()]
+        rest = [max(0.0, end - now) for end in ends] + [self.expected(run.row) for run in self.waiting]
         left = max(sum(rest) / len(self.places), max(rest, default=0.0))
         return f", eta {timedelta(seconds=round(left))}"
 

@@ -165,8 +165,8 @@ def about(experiment: Experiment, runs: Sequence[TableRun]) -> list[str]:
     state = "" if len(finished) == len(runs) else f" {len(finished)} of {len(runs)} runs are finished."
     machines = sorted({run.run.about.get("machine", "unknown") for run in finished})
     lines = [
-        f"{experiment.path.name}: {len(experiment.rows)} row(s), seed{'s' if several else ''} {seeds}.{state} In percent, "
-        f"{'mean' if several else 'the result'}{spread}; the best of a column is bold. "
+        f"{experiment.path.name}: {len(experiment.rows)} row(s), seed{'s' if several else ''} {seeds}.{state} "
+        f"In percent, {'mean' if several else 'the result'}{spread}; the best of a column is bold. "
         "The training time is that of all iterations of a row's runs, without tests."
         + (f" Machine: {'; '.join(machines)}." if machines else "")
     ]
@@ -223,9 +223,16 @@ def has_published(column: Column, table: Table, experiment: Experiment) -> bool:
 
 
 def best_mean(column: Column, table: Table, experiment: Experiment) -> float | None:
-    """Return the highest mean of a column where there are two; None for a gap, which a bad model can have small."""
+    """Return the highest mean of a column of two or more; None for what does not tell a good row.
+
+    That is a gap, which a bad model can have small, and the average of rows that are tested on different sets.
+    """
+    kind, name, _ = column
     means = [found.mean for found in column_of(column, table, experiment) if found.mean is not None]
-    return max(means) if len(means) > 1 and column[0] != GAP else None
+    comparable = kind == TEST_SET
+    if kind == GROUP:
+        comparable = len({experiment.groups_of(row)[name] for row in experiment.rows}) == 1
+    return max(means) if len(means) > 1 and comparable else None
 
 
 def pipe_table(header: list[str], rows: list[list[str]]) -> str:

@@ -59,8 +59,8 @@ def acquire(descriptor: int, path: Path, patience: float) -> None:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace")
         if is_alive(holder) or time.monotonic() - since > patience:
             raise UserError(
-                f"{path.parent} is in use by process {holder or 'unknown'}, or by one that it started: wait for its end, "
-                "or stop it"
+                f"{path.parent} is in use by process {holder or 'unknown'}, or by one that it started: wait for its "
+                "end, or stop it"
             )
         if not told:
             logger.info(f"waiting for what process {holder}, which is gone, has started in {path.parent}")

@@ -1,7 +1,9 @@
 """Running a table's runs: in which order, what is not run again, what stops and what fails."""
 
 import json
+import logging
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from fastreid.report import experiment_runs
 from fastreid.report.experiment import read_experiment
 from fastreid.report.experiment_places import places_for
-from fastreid.report.experiment_runs import TableRunner, plan_runs
+from fastreid.report.experiment_runs import Child, TableRunner, plan_runs
 from fastreid.report.experiment_table import measure
 from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.locks import lock_file
@@ -100,7 +102,7 @@ def test_a_run_has_a_gpu_of_its_own(tables, project, monkeypatch):
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places_for(1, "2,0")] == ["GPU-c", "GPU-a"]
 
 
-@pytest.mark.parametrize(("gpus", "message"), [("0,3", "there is no GPU 3"), ("0,0", "different"), ("a", "different numbers")])
+@pytest.mark.parametrize(("gpus", "message"), [("0,3", "there is no GPU 3"), ("0,0", "different"), ("a", "numbers")])
 def test_gpus_that_are_not_there(monkeypatch, gpus, message):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     with pytest.raises(UserError, match=message):
@@ -226,6 +228,15 @@ def test_runs_of_a_tool_that_was_killed_stop_and_are_not_started_twice(tables, p
         assert runs[0].state == "begun"
 
 
+def test_what_runs_is_told_now_and_then(tables, project, monkeypatch, caplog):
+    monkeypatch.setattr(experiment_runs, "REPORT_PERIOD", 0.0)
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
+    with caplog.at_level(logging.INFO):
+        run_table(tables, project, ["SOLVER.MAX_ITER", "30"], seeds=[1])
+    assert "BN, seed 1: starting after 0.0 min" in caplog.messages
+    assert any(re.match(r"BN, seed 1: running at iteration \d+", message) for message in caplog.messages)
+
+
 def test_time_left_is_told_from_runs_of_the_same_row(tables, project):
     runs = plan(tables, project)
     for run in runs[:2]:
@@ -237,5 +248,8 @@ def test_time_left_is_told_from_runs_of_the_same_row(tables, project):
     assert runner.about_rest() == ", eta 0:01:20"
     runner.estimates["Meta BIN"] = 60.0  # as its first run goes
     assert runner.about_rest() == ", eta 0:01:40"
+    # One that runs knows best itself when it ends; the others wait for it.
+    runner.running[0] = Child(runner.waiting.popleft(), None, None, 0, end=time.monotonic() + 5)
+    assert runner.about_rest() == ", eta 0:01:05"
     runner.seconds, runner.estimates = {}, {}
     assert runner.about_rest() == ""

@@ -1,7 +1,7 @@
 """Training commands as children of a process that has loaded PyTorch: each starts in moments, not seconds.
 
-`python train_server.py SOCKET` serves; `run(SOCKET)` is what a command's script calls: it hands its arguments, folder and
-output over, passes SIGTERM on, and exits with the command's status.
+`python train_server.py SOCKET` serves; `run(SOCKET)` is what a command's script calls: it hands its arguments, folder
+and output over, passes SIGTERM on, and exits with the command's status.
 """
 
 import json
