@@ -111,3 +111,12 @@ def test_freezing_all_that_the_losses_depend_on_is_an_error(tiny):
     options = {"MODEL__FREEZE_LAYERS": ("backbone",), "SOLVER__FREEZE_ITERS": 1, "MODEL__LOSSES__NAME": ("TripletLoss",)}
     with pytest.raises(UserError, match="nothing that MODEL.LOSSES.NAME depends on"):
         tiny.make_trainer(**options).train(0, 1)
+
+
+def test_a_rollback_leaves_no_gradient_for_layers_that_are_frozen_there(root, make_full_run):
+    trainer = make_full_run(root / "run")
+    path = trainer.checkpointer.save("model_0000000", 0)
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    trainer.resume(path, torch.load(path, weights_only=True))
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())

@@ -37,7 +37,6 @@ RUNS = {
     "no_meta_step": {"meta": False},
     "overflow_in_one_process": {"overflows": {"backbone.0.weight": 2, "backbone.1.gate": 4}},
     "frozen_at_first": {"MODEL__FREEZE_LAYERS": ("backbone.0", "backbone.1"), "SOLVER__FREEZE_ITERS": 2},
-    "backbone_frozen_at_first": {"MODEL__FREEZE_LAYERS": ("backbone",), "SOLVER__FREEZE_ITERS": 1, "META__MODEL__ALL_PARAMS": True},
     "own_statistics": {"MODEL__NORM__SYNC": False},
     "own_statistics_and_missing_domains": {"MODEL__NORM__SYNC": False, "shares": "lopsided"},
 }
