@@ -33,7 +33,7 @@ from fastreid.utils.machine import num_cores  # noqa: E402
 from fastreid.data.synthetic.layouts import (  # noqa: E402
     MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
 from fastreid.data.synthetic.raw import NUM_VIEWS, RAW_FILES, pack  # noqa: E402
-from fastreid.data.synthetic.scenes import Shot, save_shot  # noqa: E402
+from fastreid.data.synthetic.scenes import WIDE, Shot, save_shot  # noqa: E402
 
 MARKER = ".made_by_make_synthetic_datasets.json"
 DRAWING_VERSION = 1  # to be raised when the same options give other bytes
@@ -47,8 +47,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("FASTREID_DATASETS") or "datasets"),
                         help="data root (default: $FASTREID_DATASETS, or datasets)")
     parser.add_argument("--sets", nargs="+", metavar="NAME",
-                        help=f"any of {' '.join(PLANS)} (default: all; none if --folder is given)")
-    parser.add_argument("--folder", nargs="+", metavar="NAME", default=[], help="sets to be read as folder:NAME")
+                        help=f"any of {' '.join(PLANS)} (default: all; none if a folder is given)")
+    parser.add_argument("--folder", nargs="+", metavar="NAME", default=[], help="sets to be read as folder:NAME, of "
+                                                                                  "styles like the sources'")
+    parser.add_argument("--wide-folder", nargs="+", metavar="NAME", default=[],
+                        help="the same, of styles from a wider range, as unseen targets have them")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", choices=[*SCALES, "published"], default="demo", help="number of people and images")
     size.add_argument("--ids", type=int, metavar="N", help="people per set")
@@ -73,12 +76,12 @@ def checked_size(text: str) -> tuple[int, int]:
 
 def make_plans(args: argparse.Namespace) -> list[tuple[Plan, dict[str, int]]]:
     """The plans that the options ask for, each with its counts; raises UserError for options that make no sense."""
-    names = args.sets if args.sets is not None else [] if args.folder else list(PLANS)
+    names = args.sets if args.sets is not None else [] if args.folder or args.wide_folder else list(PLANS)
     for name in names:
         if name not in PLANS:
             raise UserError(f"--sets {name}: there is no such set, choose among {', '.join(PLANS)}")
     published = args.ids is None and args.scale == "published"
-    if published and (args.folder or args.images is not None):
+    if published and (args.folder or args.wide_folder or args.images is not None):
         raise UserError("--scale published: the numbers are those of the real sets, so leave out --images and --folder")
     ids, images, test_ids = SCALES["demo" if published else args.scale]
     if args.ids is not None:
@@ -96,11 +99,15 @@ def make_plans(args: argparse.Namespace) -> list[tuple[Plan, dict[str, int]]]:
         counts = PUBLISHED[name] if published else counts_for(name, ids, images, test_ids)
         planned.append((PLANS[name](args.seed, counts), counts))
     taken = {make(0, counts_for(name, MIN_IDS, MIN_IMAGES, MIN_IDS)).folder for name, make in PLANS.items()}
-    for name in dict.fromkeys(args.folder):
-        if not re.fullmatch(r"\w[\w.-]*", name) or name in taken or name in PLANS:
-            raise UserError(f"--folder {name}: expected a plain name that is none of the known sets' or their folders'")
-        counts = counts_for(name, ids, images, test_ids)
-        planned.append((plan_folder(name, args.seed, counts), counts))
+    twice = set(args.folder) & set(args.wide_folder)
+    if twice:
+        raise UserError(f"--wide-folder {sorted(twice)[0]}: the same name is given with --folder")
+    for option, folders in (("--folder", args.folder), ("--wide-folder", args.wide_folder)):
+        for name in dict.fromkeys(folders):
+            if not re.fullmatch(r"\w[\w.-]*", name) or name in taken or name in PLANS:
+                raise UserError(f"{option} {name}: expected a plain name that is none of the known sets' or their folders'")
+            counts = counts_for(name, ids, images, test_ids)
+            planned.append((plan_folder(name, args.seed, counts, wide=option == "--wide-folder"), counts))
     return planned
 
 
@@ -166,7 +173,8 @@ def run(args: argparse.Namespace) -> str:
     """Plan, check, draw; returns the summary. Raises UserError before anything is written, or if writing fails."""
     size, planned = checked_size(args.size), make_plans(args)
     options = [{"version": DRAWING_VERSION, "seed": args.seed, "size": args.size, "counts": counts}
-               | ({"raw": True} if args.raw and plan.domain in RAW_FILES else {}) for plan, counts in planned]
+               | ({"raw": True} if args.raw and plan.domain in RAW_FILES else {})
+               | ({"wide": True} if plan.domain.startswith(WIDE) else {}) for plan, counts in planned]
     folders = [args.root / plan.folder for plan, _ in planned]
     stale = [must_be_replaced(folder, mine, args.overwrite) for folder, mine in zip(folders, options, strict=True)]
     rows, todo = [], []
@@ -184,7 +192,7 @@ def run(args: argparse.Namespace) -> str:
             todo += sorted(missing, key=lambda shot: shot.camera)  # a worker prepares a camera once
             people = {shot.identity for shot in plan.shots if shot.identity < NOBODY}
             cameras = {shot.camera for shot in plan.shots}
-            rows.append((plan.domain, folder, len(plan.shots), len(people), len(cameras), len(missing)))
+            rows.append((plan.domain.removeprefix(WIDE), folder, len(plan.shots), len(people), len(cameras), len(missing)))
         draw(args.root, todo, args.seed, size, args.workers)
         for (plan, _), folder, mine in zip(planned, folders, options, strict=True):
             if "raw" in mine:

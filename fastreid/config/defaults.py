@@ -18,7 +18,9 @@ _C.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]  # RGB, 0..255
 _C.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 
 _C.MODEL.BACKBONE = CN()
-_C.MODEL.BACKBONE.NAME = "build_resnet_backbone"  # or build_mobilenet_v2_backbone
+# build_resnet_backbone, build_mobilenet_v2_backbone: of the size DEPTH. resnet18, resnet34, resnet50, resnet101,
+# resnet152, mobilenet_v2_1.0, mobilenet_v2_1.4: of the size that the name says; DEPTH is not read.
+_C.MODEL.BACKBONE.NAME = "build_resnet_backbone"
 _C.MODEL.BACKBONE.DEPTH = 50  # ResNet 18/34/50/101/152; MobileNetV2: ten times the width, 10 -> 1.0, 14 -> 1.4
 _C.MODEL.BACKBONE.LAST_STRIDE = 1
 _C.MODEL.BACKBONE.CHECKPOINT = ()  # stages whose maps are computed again backward, not kept: layer1, layer2, ...
@@ -37,7 +39,7 @@ _C.MODEL.NORM.LOAD_IN_AFFINE = False  # whether the instance part takes the pre-
 _C.MODEL.HEADS = CN()
 _C.MODEL.HEADS.NAME = "MetalearningHead"
 _C.MODEL.HEADS.NUM_CLASSES = 0  # identities; set from the training data
-_C.MODEL.HEADS.IN_FEAT = 2048  # channels of the backbone's last map
+_C.MODEL.HEADS.IN_FEAT = 0  # channels of the backbone's last map; 0: as many as it has
 _C.MODEL.HEADS.POOL_LAYER = "avgpool"  # maxpool, gempool, gempoolP, avgmaxpool, clipavgpool, fastavgpool, identity
 _C.MODEL.HEADS.CLS_LAYER = "linear"  # arcSoftmax, circleSoftmax, amSoftmax
 _C.MODEL.HEADS.SCALE = 64.0  # of the margin classifiers

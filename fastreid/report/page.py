@@ -124,7 +124,7 @@ def _run_panel(number: int, run: Run) -> str:
         facts["Checkpoint tested"] = run.about["checkpoint"]
     if run.config is not None:
         facts["Sources"] = ", ".join(run.config.DATASETS.NAMES)
-        facts["Backbone"] = f"{run.config.MODEL.BACKBONE.NAME}, depth {run.config.MODEL.BACKBONE.DEPTH}"
+        facts["Backbone"] = _about_backbone(run.config.MODEL.BACKBONE)
         facts["Normalization"] = run.config.MODEL.NORM.TYPE_BACKBONE
     for metric, _ in SHOWN_MEASURES:
         if best := run.best(ALL_AVERAGE, metric):
@@ -135,6 +135,11 @@ def _run_panel(number: int, run: Run) -> str:
     problems = "".join(f'<p class="note problem">{text(problem)}</p>' for problem in run.problems)
     content = f"<h3>{swatch(number)} {text(run.name)}</h3><dl>{rows}</dl>{problems}"
     return element("article", {"class": "run", "data-run": number}, content)
+
+
+def _about_backbone(node: CfgNode) -> str:
+    """Return the name, with DEPTH for the builders that read it: a short name, like resnet50, says its size."""
+    return f"{node.NAME}, depth {node.DEPTH}" if node.NAME.startswith("build_") else node.NAME
 
 
 def curves_section(runs: Sequence[Run]) -> str:

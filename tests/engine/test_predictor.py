@@ -45,6 +45,13 @@ def test_features_are_those_of_an_evaluation(run_folder, paths, options):
     assert torch.equal(features, extract_features(predictor.cfg, predictor.model, items))
 
 
+def test_a_backbone_by_its_short_name_is_the_same_one(run_folder, paths, predictor):
+    short = ["MODEL.BACKBONE.NAME", "mobilenet_v2_1.0", "MODEL.BACKBONE.DEPTH", "1", "MODEL.HEADS.IN_FEAT", "0"]
+    other = Predictor(run_folder, short)
+    assert other.feature_size == predictor.feature_size == 1280
+    assert torch.equal(other(paths), predictor(paths))
+
+
 def test_loader_processes_give_the_same(run_folder, paths, predictor):
     assert torch.equal(Predictor(run_folder, ["DATALOADER.NUM_WORKERS", "1"])(paths), predictor(paths))
 

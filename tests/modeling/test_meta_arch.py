@@ -50,6 +50,30 @@ def test_features_in_evaluation_and_two_outputs_in_training():
     assert model.eval()({"images": batch["images"]}).shape == (4, 1280)
 
 
+def test_the_head_has_the_backbones_channels_where_none_are_stated():
+    cfg = config("MODEL.HEADS.IN_FEAT", 0)
+    cfg.freeze()
+    model = build_model(cfg).eval()
+    assert model({"images": images()}).shape == (2, 1280)
+    assert cfg.MODEL.HEADS.IN_FEAT == 0
+    assert get_cfg().MODEL.HEADS.IN_FEAT == 0
+
+
+@pytest.mark.parametrize(
+    "name, builder, depth",
+    [(f"resnet{depth}", "resnet", depth) for depth in (18, 34, 50, 101, 152)]
+    + [("mobilenet_v2_1.0", "mobilenet_v2", 10), ("mobilenet_v2_1.4", "mobilenet_v2", 14)],
+)
+def test_a_short_name_is_the_builder_with_its_depth(name, builder, depth):
+    def shapes(*options):
+        with torch.device("meta"):
+            model = build_model(config("MODEL.DEVICE", "meta", "MODEL.HEADS.IN_FEAT", 0, *options))
+        return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+    long = shapes("MODEL.BACKBONE.NAME", f"build_{builder}_backbone", "MODEL.BACKBONE.DEPTH", depth)
+    assert shapes("MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.DEPTH", 1) == long
+
+
 def test_test_features_of_an_image_do_not_depend_on_its_batch():
     model, x = build_model(config()).eval(), images(3)
     torch.testing.assert_close(model({"images": x})[1:2], model({"images": x[1:2]}), rtol=1e-4, atol=1e-5)
@@ -124,14 +148,15 @@ def test_a_cuda_device_that_is_not_there_is_one_clear_line(monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["MODEL.HEADS.IN_FEAT", 2048], r"IN_FEAT must be 1280, the channels of MobileNetV2 with DEPTH 2; found 2048"),
+        (["MODEL.HEADS.IN_FEAT", 2048], "IN_FEAT must be 1280, .* of MobileNetV2 x0.2, or 0 to .*; found 2048"),
         (["MODEL.DEVICE", "gpu0"], "MODEL.DEVICE must be like cpu, cuda or cuda:0; found 'gpu0'"),
         (
             ["MODEL.META_ARCHITECTURE", "MetaLearning"],
             "META_ARCHITECTURE: no .* 'MetaLearning'; the nearest is Metalearning",
         ),
         (["MODEL.HEADS.NAME", "Head"], "MODEL.HEADS.NAME: no head is called 'Head'; the nearest is MetalearningHead"),
-        (["MODEL.BACKBONE.NAME", "resnet"], "the nearest is build_resnet_backbone"),
+        (["MODEL.BACKBONE.NAME", "resnet"], "the nearest is resnet"),
+        (["MODEL.BACKBONE.NAME", "resnet20"], "known: .*mobilenet_v2_1.0, .*build_resnet_backbone, resnet18, "),
         (["MODEL.NORM.TYPE_BACKBONE", "BIN"], "TYPE_BACKBONE must be one of .*found 'BIN'"),
         (["MODEL.NORM.BIN_INIT", "two"], "BIN_INIT must be one of one, zero, half, random; found 'two'"),
         (["MODEL.HEADS.POOL_LAYER", "avg"], "POOL_LAYER must be one of"),

@@ -134,6 +134,7 @@ def test_missing_file_says_where_it_belongs_and_how_to_do_without(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert "pretrained/mobilenetv2_1.4.pth" in one_line(config("", depth=14))
     assert str(path) in one_line(config(path, depth=18, name="resnet"))
+    assert "pretrained/mobilenetv2_1.0.pth" in one_line(config("", "BN", "MODEL.BACKBONE.NAME", "mobilenet_v2_1.0"))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"<html>not found</html>\n" * 20])
@@ -192,6 +193,8 @@ class TestTorchvisionWeights:
         assert torch.equal(state["layer2.0.downsample.conv.weight"], tensors["layer2.0.downsample.0.weight"])
         expected = tensors["layer2.0.downsample.1.weight"][:64]
         assert torch.equal(state["layer2.0.downsample.bn.bat_n.weight"], expected)
+        state = build_backbone(config("", "BN", "MODEL.BACKBONE.NAME", "resnet18")).state_dict()
+        assert torch.equal(state["layer4.0.conv1.weight"], tensors["layer4.0.conv1.weight"])
 
     def test_offline_without_them_is_one_clear_line(self):
         message = one_line(config("", depth=18, name="resnet"))

@@ -3,9 +3,13 @@
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from fastreid.config import get_cfg
+from fastreid.report.page import runs_section
+from fastreid.report.runs import Run
 from fastreid.utils.errors import UserError
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -68,6 +72,16 @@ def test_every_section_has_a_heading_and_a_link(outline):
             and outline.all("h2", id=f"{name}-title")
             and outline.all("a", href=f"#{name}")
         )
+
+
+@pytest.mark.parametrize(
+    "name, shown", [("build_resnet_backbone", "build_resnet_backbone, depth 50"), ("resnet34", "resnet34")]
+)
+def test_a_backbone_is_shown_with_its_size(name, shown):
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = name
+    panel = Outline(runs_section([Run(folder=Path("run"), name="run", config=cfg)]))
+    assert panel.words[panel.words.index("Backbone") + 1] == shown
 
 
 def test_names_are_escaped(page, outline):

@@ -18,7 +18,7 @@ spec.loader.exec_module(tool)
 
 from fastreid.data.synthetic.layouts import PLANS, PUBLISHED, plan_prid, proportional, spread  # noqa: E402
 from fastreid.data.synthetic.people import stream  # noqa: E402
-from fastreid.data.synthetic.scenes import make_camera, take_picture  # noqa: E402
+from fastreid.data.synthetic.scenes import WIDE, make_camera, style_of, take_picture  # noqa: E402
 
 PATTERNS = {
     "Market-1501-v15.09.15": r"(bounding_box_(train|test)|query)/(-1|\d{4})_c[1-6]s[1-6]_\d{6,}_\d\d\.jpg",
@@ -131,6 +131,23 @@ def test_folder_layout_beside_the_known_sets(tmp_path):
         assert all(re.fullmatch(r"\d{4}_c[1-4]_\d{3}\.jpg", path.name) for path in (tmp_path / "mine" / part).iterdir())
 
 
+def test_styles_of_wide_folders_differ_more_than_those_of_folders():
+    def colours(prefix):
+        return np.log([style_of(0, f"{prefix}set{k}").tint for k in range(40)])
+
+    narrow, wide = colours(""), colours(WIDE)
+    assert (wide.std(0) > 2 * narrow.std(0)).all()
+
+
+def test_wide_folders_beside_folders_of_the_same_layout(tmp_path, capsys):
+    assert draw(tmp_path, "--scale", "tiny", "--folder", "near", "--wide-folder", "far") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"near", "far"}
+    near, far = contents(tmp_path / "near"), contents(tmp_path / "far")
+    assert len(near) == len(far) and all(Path(name).parts[0] in ("train", "query", "gallery") for name in far if name != tool.MARKER)
+    assert draw(tmp_path, "--scale", "tiny", "--folder", "far") == 2, "a folder of another style must not be taken for it"
+    assert "drawn with other options" in capsys.readouterr().err
+
+
 def test_same_seed_same_bytes_with_one_and_two_workers(root, tmp_path):
     assert draw(tmp_path, "--scale", "tiny", "--workers", "2") == 0
     assert contents(tmp_path) == contents(root)
@@ -176,6 +193,7 @@ def test_a_set_of_other_options_is_replaced_only_when_told(tmp_path, capsys):
 
 @pytest.mark.parametrize("options", [("--sets", "vipper"), ("--ids", "2"), ("--images", "1"), ("--size", "64"),
                                      ("--size", "8x8"), ("--workers", "0"), ("--folder", "a/b"), ("--folder", "viper"),
+                                     ("--wide-folder", "viper"), ("--folder", "mine", "--wide-folder", "mine"),
                                      ("--scale", "published", "--images", "9"), ("--seed", "-1")])
 def test_a_wrong_option_is_one_line(tmp_path, capsys, options):
     assert draw(tmp_path, *options) == 2

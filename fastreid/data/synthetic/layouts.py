@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastreid.data.synthetic.people import stream
-from fastreid.data.synthetic.scenes import Shot
+from fastreid.data.synthetic.scenes import WIDE, Shot
 
 NOBODY = 100_000  # identity numbers from here on are distractors and junk, not people of the set
 MIN_IDS, MIN_IMAGES = 5, 4  # CUHK02 has five groups of people; an identity needs a query and a match in two cameras
@@ -265,9 +265,9 @@ def plan_msmt17(seed: int, counts: dict[str, int]) -> Plan:
     return plan
 
 
-def plan_folder(name: str, seed: int, counts: dict[str, int]) -> Plan:
-    """A set in the layout that `folder:<name>` reads, of a style of its own."""
-    plan = Plan(name, name)
+def plan_folder(name: str, seed: int, counts: dict[str, int], wide: bool = False) -> Plan:
+    """A set in the layout that `folder:<name>` reads, of a style of its own, like the sources' or from a wider range."""
+    plan = Plan(name, WIDE + name if wide else name)
     plan_people(plan, seed, counts, 4, lambda part, pid, camera, number:
                 f"{part}/{pid + 1:04d}_c{camera + 1}_{number:03d}.jpg")
     return plan

@@ -64,9 +64,31 @@ STYLES = {
 }
 
 
+PLACES = tuple(dict.fromkeys(place for style in STYLES.values() for place in style.places))
+WIDE = "wide:"  # before a domain's name: its style is drawn from all that a camera may be, not from the sources' styles
+
+
+def wide_style(rng: np.random.Generator) -> Style:
+    """A style that no source needs to resemble: about what the four named targets span."""
+    return Style(
+        places=tuple(PLACES[k] for k in rng.permutation(len(PLACES))[:3]),
+        tint=tuple(float(t) for t in np.exp(rng.normal(0, 0.13, 3))),
+        saturation=float(rng.uniform(0.45, 1.4)), contrast=float(rng.uniform(0.65, 1.35)),
+        exposure=float(np.exp(rng.normal(0, 0.12))), gamma=float(np.exp(rng.normal(0, 0.12))),
+        haze=float(rng.uniform(0, 0.22)), blur=float(rng.uniform(0.2, 0.9)), noise=float(rng.uniform(2, 6)),
+        resolution=float(rng.uniform(0.6, 1)), quality=int(rng.integers(45, 90)), tilt=float(rng.uniform(0, 0.9)),
+        summer=float(rng.uniform()), occlusion=float(rng.uniform(0.15, 0.25)), looseness=float(rng.uniform(0.8, 1.4)),
+        spread=1.7)
+
+
 def style_of(seed: int, domain: str) -> Style:
-    """A named domain's style, or one drawn among the training domains' for any other name; the seed moves it a bit."""
+    """A named domain's style, or one drawn for any other name; the seed moves it a bit.
+
+    It is drawn among the training domains' styles, or from a wider range for a name that begins with `WIDE`.
+    """
     rng = stream(seed, "style", domain)
+    if domain.startswith(WIDE):
+        return wide_style(rng)
     style = STYLES.get(domain)
     if style is None:
         named = [STYLES[name] for name in ("market1501", "dukemtmc", "cuhk02", "cuhk03", "cuhk_sysu")]

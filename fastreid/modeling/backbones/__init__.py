@@ -1,7 +1,7 @@
 """Backbones, one file per architecture."""
 
-from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, build_backbone
+from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, build_backbone, describe
 from fastreid.modeling.backbones.mobilenet_v2 import MobileNetV2
 from fastreid.modeling.backbones.resnet import ResNet
 
-__all__ = ["BACKBONE_REGISTRY", "MobileNetV2", "ResNet", "build_backbone"]
+__all__ = ["BACKBONE_REGISTRY", "MobileNetV2", "ResNet", "build_backbone", "describe"]

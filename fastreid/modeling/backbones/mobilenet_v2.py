@@ -7,6 +7,7 @@ multiples of 8, the first block has an expansion convolution too, and the last s
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Iterable
 
@@ -120,18 +121,31 @@ def norm_by_stage(cfg) -> dict[str, NormFactory]:
 
 @BACKBONE_REGISTRY.register()
 def build_mobilenet_v2_backbone(cfg) -> MobileNetV2:
-    """Return a MobileNetV2 of width DEPTH / 10, with ImageNet weights if `MODEL.BACKBONE.PRETRAIN`.
+    """Return the MobileNetV2 of width `MODEL.BACKBONE.DEPTH` / 10: see `build_mobilenet_v2`.
+
+    Raises:
+        UserError: there is no such width, or as `build_mobilenet_v2`.
+    """
+    depth = cfg.MODEL.BACKBONE.DEPTH
+    if depth < 1:
+        raise UserError(f"MODEL.BACKBONE.DEPTH of MobileNetV2 is ten times its width, as 10 or 14; found {depth}")
+    return build_mobilenet_v2(cfg, depth / 10)
+
+
+def build_mobilenet_v2(cfg, width: float) -> MobileNetV2:
+    """Return a MobileNetV2 with ImageNet weights if `MODEL.BACKBONE.PRETRAIN`.
 
     Raises:
         UserError: the weights are missing or of another width, or an option has no such value.
     """
     node = cfg.MODEL.BACKBONE
-    if node.DEPTH < 1:
-        raise UserError(f"MODEL.BACKBONE.DEPTH of MobileNetV2 is ten times its width, 10 or 14 as a rule; found {node.DEPTH}")
-    width = node.DEPTH / 10
     model = MobileNetV2(norm_by_stage(cfg), width, node.LAST_STRIDE, node.CHECKPOINT)
     if node.PRETRAIN:
         path = Path(node.PRETRAIN_PATH or f"pretrained/mobilenetv2_{width:.1f}.pth")
         weights = read_weights(path, "put the MobileNetV2 ImageNet weights there (README, Pre-trained models)")
         load_imagenet(model, {rename_imagenet(n): v for n, v in weights.items()}, str(path), cfg.MODEL.NORM)
     return model
+
+
+for width in (1.0, 1.4):  # of which there are published weights
+    BACKBONE_REGISTRY.register(f"mobilenet_v2_{width}")(partial(build_mobilenet_v2, width=width))

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fastreid.layers.normalization import BatchInstanceNorm, BatchInstanceNormHalf, InstanceNorm
+from fastreid.modeling.backbones.build import describe
 from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
 
@@ -70,7 +71,8 @@ def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, 
         if value.shape != own[name].shape:
             raise UserError(
                 f"{source} is of another architecture than {describe(backbone)}: {theirs} has shape "
-                f"{tuple(value.shape)}, expected {tuple(own[name].shape)}. Check MODEL.BACKBONE.DEPTH, {NO_PRETRAIN}"
+                f"{tuple(value.shape)}, expected {tuple(own[name].shape)}. Check MODEL.BACKBONE.NAME and "
+                f"MODEL.BACKBONE.DEPTH, {NO_PRETRAIN}"
             )
         own[name].copy_(value)
     used = {theirs for theirs, _ in wanted.values()}
@@ -108,8 +110,3 @@ def part_leaves(part: nn.Module, norm_cfg) -> list[str]:
 def is_norm_or_classifier(name: str, norm_prefixes: set[str]) -> bool:
     """Tell whether a tensor of the file may be left unused: of a normalization layer, or the ImageNet classifier."""
     return any(name.startswith(prefix) for prefix in norm_prefixes) or name.startswith(("fc.", "classifier."))
-
-
-def describe(backbone: nn.Module) -> str:
-    """Return the backbone's name with its size, as a message needs it."""
-    return f"{type(backbone).__name__} {getattr(backbone, 'variant', '')}".strip()

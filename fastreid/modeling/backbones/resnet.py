@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Iterable
 from urllib.error import URLError
@@ -155,20 +156,34 @@ def torchvision_weights(depth: int) -> dict[str, Tensor]:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg) -> ResNet:
-    """Return a ResNet of `MODEL.BACKBONE.DEPTH`, with ImageNet weights if `MODEL.BACKBONE.PRETRAIN`.
+    """Return the ResNet of `MODEL.BACKBONE.DEPTH`: see `build_resnet`.
+
+    Raises:
+        UserError: there is no such depth, or as `build_resnet`.
+    """
+    depth = cfg.MODEL.BACKBONE.DEPTH
+    if depth not in VARIANTS:
+        raise UserError(f"MODEL.BACKBONE.DEPTH of ResNet must be one of {', '.join(map(str, VARIANTS))}; found {depth}")
+    return build_resnet(cfg, depth)
+
+
+def build_resnet(cfg, depth: int) -> ResNet:
+    """Return a ResNet with ImageNet weights if `MODEL.BACKBONE.PRETRAIN`.
 
     Raises:
         UserError: the weights are missing or of another depth, or an option has no such value.
     """
     node, norm = cfg.MODEL.BACKBONE, cfg.MODEL.NORM
-    if node.DEPTH not in VARIANTS:
-        raise UserError(f"MODEL.BACKBONE.DEPTH of ResNet must be one of {', '.join(map(str, VARIANTS))}; found {node.DEPTH}")
     layers = norm_factory(norm.TYPE_BACKBONE, norm.BIN_INIT, norm.IN_FC_MULTIPLY)
-    model = ResNet(layers, node.DEPTH, node.LAST_STRIDE, node.CHECKPOINT)
+    model = ResNet(layers, depth, node.LAST_STRIDE, node.CHECKPOINT)
     if node.PRETRAIN:
         path = node.PRETRAIN_PATH
         where = "put torchvision's ResNet weights there"
-        weights = read_weights(Path(path), where) if path else torchvision_weights(node.DEPTH)
+        weights = read_weights(Path(path), where) if path else torchvision_weights(depth)
         weights = {rename_imagenet(n): v for n, v in weights.items()}
-        load_imagenet(model, weights, path or f"torchvision's ResNet-{node.DEPTH}", norm)
+        load_imagenet(model, weights, path or f"torchvision's ResNet-{depth}", norm)
     return model
+
+
+for depth in VARIANTS:
+    BACKBONE_REGISTRY.register(f"resnet{depth}")(partial(build_resnet, depth=depth))

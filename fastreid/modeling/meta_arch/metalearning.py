@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastreid.modeling.backbones import build_backbone
+from fastreid.config import CfgNode
+from fastreid.modeling.backbones import build_backbone, describe
 from fastreid.modeling.heads import HeadOutput, build_heads
 from fastreid.modeling.meta_arch.build import META_ARCH_REGISTRY
 from fastreid.utils.errors import UserError
@@ -21,12 +22,7 @@ class Metalearning(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.backbone = build_backbone(cfg)
-        if self.backbone.out_channels != cfg.MODEL.HEADS.IN_FEAT:
-            raise UserError(
-                f"MODEL.HEADS.IN_FEAT must be {self.backbone.out_channels}, the channels of "
-                f"{type(self.backbone).__name__} with DEPTH {cfg.MODEL.BACKBONE.DEPTH}; found {cfg.MODEL.HEADS.IN_FEAT}"
-            )
-        self.heads = build_heads(cfg)
+        self.heads = build_heads(with_channels_of(cfg, self.backbone))
         for name, values in (("pixel_mean", cfg.MODEL.PIXEL_MEAN), ("pixel_std", cfg.MODEL.PIXEL_STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
 
@@ -40,3 +36,21 @@ class Metalearning(nn.Module):
         if not self.training:
             return self.heads(feature_map)
         return self.heads(feature_map, batch["targets"].to(self.device))
+
+
+def with_channels_of(cfg: CfgNode, backbone: nn.Module) -> CfgNode:
+    """Return a copy of the config whose `MODEL.HEADS.IN_FEAT` is the number of the backbone's channels.
+
+    Raises:
+        UserError: IN_FEAT states another number; 0 states none.
+    """
+    channels, stated = backbone.out_channels, cfg.MODEL.HEADS.IN_FEAT
+    if stated not in (0, channels):
+        raise UserError(
+            f"MODEL.HEADS.IN_FEAT must be {channels}, the channels of {describe(backbone)}, or 0 to take them from it; "
+            f"found {stated}"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.HEADS.IN_FEAT = channels
+    return cfg
