@@ -35,6 +35,7 @@ from fastreid.utils.errors import UserError
 from fastreid.utils.files import remove_leftovers, write_text
 from fastreid.utils.launch import add_launch_arguments
 from fastreid.utils.logger import setup_logger
+from fastreid.utils.machine import machine_name
 from fastreid.utils.memory import keep_freed_memory
 from fastreid.utils.plots import plot_result
 from fastreid.utils.processes import gather, process_rank
@@ -253,7 +254,7 @@ class DefaultTrainer(ResumableTrainer):
         """
         with self.signals.interruptible():
             results = evaluate(self.cfg, self.model)
-        self.results = report(self.cfg, results, iteration=finished)
+        self.results = report(self.cfg, results, iteration=finished, max_iter=self.cfg.SOLVER.MAX_ITER)
         rows = self.results.rows
         if self.best.update(rows[ALL_AVERAGE], finished - 1):
             logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")
@@ -386,6 +387,6 @@ def report(cfg: CfgNode, results: Results, **about) -> Results:
         return results
     test = cfg.TEST
     options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
-    results.save(Path(cfg.OUTPUT_DIR), **about, options=options)
+    results.save(Path(cfg.OUTPUT_DIR), **about, options=options, machine=machine_name(cfg.MODEL.DEVICE))
     logger.info(f"results, in percent:\n{results.table()}")
     return results

@@ -180,8 +180,9 @@ def _read_results(run: Run, path: Path) -> None:
         raise UserError(f"{path} does not hold results ({type(error).__name__}: {error})") from error
     about = {key: value for key, value in content.items() if key not in ("splits", "cmc")}
     iteration, last = about.get("iteration"), run.evaluations[-1] if run.evaluations else None
-    if last is not None and last.iteration == iteration:
-        last.rows = rows
+    # A trained run that is started again only tests: its log has a table without an iteration.
+    if last is not None and (last.iteration == iteration or (last.iteration is None and iteration == run.done)):
+        last.rows, last.iteration = rows, iteration
     elif iteration is None or run.done == 0:
         run.evaluations.append(Evaluation(rows, iteration))
     else:

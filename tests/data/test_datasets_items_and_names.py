@@ -48,8 +48,8 @@ def test_a_single_split_indexes_query_then_gallery():
 
 def test_the_published_names_are_known():
     assert {"DG_Market1501", "DG_DukeMTMC", "DG_CUHK02", "DG_CUHK03_detected", "DG_CUHK03_labeled", "DG_CUHK_SYSU",
-            "Market1501", "DukeMTMC", "CUHK03", "MSMT17", "DG_GRID", "ALL_GRID", "DG_PRID", "ALL_PRID", "DG_iLIDS",
-            "ALL_iLIDS", "DG_VIPeR", "ALL_VIPER_only_10", "ALL_VIPER_10"} <= set(dataset_names())
+            "DG_MSMT17", "Market1501", "DukeMTMC", "CUHK03", "MSMT17", "DG_GRID", "ALL_GRID", "DG_PRID", "ALL_PRID",
+            "DG_iLIDS", "ALL_iLIDS", "DG_VIPeR", "ALL_VIPER_only_10", "ALL_VIPER_10"} <= set(dataset_names())
 
 
 @pytest.mark.parametrize("name, nearest", [("market1501", "Market1501"), ("DG_Viper", "DG_VIPeR"),

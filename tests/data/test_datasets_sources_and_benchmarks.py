@@ -222,3 +222,22 @@ def test_msmt17_needs_its_lists(msmt17):
     (msmt17 / "list_gallery.txt").unlink()
     with pytest.raises(UserError, match="list_gallery.txt is missing"):
         build_dataset("MSMT17", msmt17.parent).test()
+
+
+@pytest.mark.parametrize("suffix", ["", "_V1", "_V2"])
+def test_msmt17_as_a_source_takes_all_four_lists_and_tells_the_people_of_its_parts_apart(msmt17, suffix):
+    name = f"DG_MSMT17{suffix}"
+    if not msmt17.name.endswith(suffix):
+        with pytest.raises(UserError, match="the data set's folder"):
+            build_dataset(name, msmt17.parent)
+        return
+    [train_folder] = msmt17.glob("*train*/0000")
+    touch(train_folder, "0000_003_04_0303morning_0008_0.jpg")
+    (msmt17 / "list_val.txt").write_text("0000/0000_003_04_0303morning_0008_0.jpg 0\n")
+    data = build_dataset(name, msmt17.parent)
+    items = data.train()
+    assert items.camids.tolist() == [1, 4, 2, 15]
+    assert items.pids[0] == items.pids[1] != items.pids[2] == items.pids[3]  # numbered 0 in all lists
+    assert all(Path(path).is_file() for path in items.paths)
+    with pytest.raises(UserError, match=f"{name} has no query and gallery.*use MSMT17{suffix} there"):
+        data.test()

@@ -125,13 +125,15 @@ DAMAGES = {
     "protocol missing": ("cuhk03_detected", lambda r: (r / "cuhk03/cuhk03_new_protocol_config_detected.mat").unlink(),
                          r"CUHK03 \(767/700\) cannot be used without it, DG_CUHK03_detected can"),
     "list missing": ("msmt17_v1", lambda r: (r / "MSMT17_V1/list_query.txt").unlink(), "list_query.txt: unpack"),
+    "list missing, validation": ("msmt17_v1", lambda r: (r / "MSMT17_V1/list_val.txt").unlink(),
+                                 "list_val.txt.*DG_MSMT17_V1 cannot be used without it, MSMT17_V1 can"),
     "line cannot be read": ("msmt17_v1", lambda r: (r / "MSMT17_V1/list_train.txt").open("a").write("0000.jpg\n"),
                             r"list_train.txt line \d+, '0000.jpg', expected lines like"),
     "image missing": ("msmt17_v1", lambda r: first_in(r / "MSMT17_V1/test/0002").unlink(),
         r"list_query.txt names test/0002"),
     "not there": ("cuhk_sysu", lambda r: shutil.rmtree(r / "CUHK-SYSU"), "no folder .*CUHK-SYSU: put the set there"),
 }
-STILL_USABLE = {"protocol missing"}
+STILL_USABLE = {"protocol missing", "list missing, validation"}
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

@@ -16,7 +16,7 @@ from fastreid.data.datasets.grid import GRID
 from fastreid.data.datasets.ilids import ILIDS
 from fastreid.data.datasets.image_folder import PREFIX, ImageFolder
 from fastreid.data.datasets.market1501 import DGMarket1501, Market1501
-from fastreid.data.datasets.msmt17 import MSMT17, MSMT17V1, MSMT17V2
+from fastreid.data.datasets.msmt17 import DGMSMT17, DGMSMT17V1, DGMSMT17V2, MSMT17, MSMT17V1, MSMT17V2
 from fastreid.data.datasets.prid import PRID
 from fastreid.data.datasets.viper import VIPeR, VIPeRAllVariants
 from fastreid.utils.errors import UserError
@@ -31,6 +31,9 @@ DATASETS: dict[str, type[ReidDataset]] = {
     "DG_CUHK03_detected": DGCUHK03Detected,
     "DG_CUHK03_labeled": DGCUHK03Labeled,
     "DG_CUHK_SYSU": CUHKSYSU,
+    "DG_MSMT17": DGMSMT17,
+    "DG_MSMT17_V1": DGMSMT17V1,
+    "DG_MSMT17_V2": DGMSMT17V2,
     # Training and test parts of one data set.
     "Market1501": Market1501,
     "DukeMTMC": DukeMTMC,

@@ -14,6 +14,7 @@ from fastreid.utils.errors import UserError
 IMAGE_FOLDERS = {"MSMT17_V1": ("train", "test"), "MSMT17_V2": ("mask_train_v2", "mask_test_v2")}
 LINE = re.compile(r"(?P<file>(?:.*/)?[^_/]+_[^_/]+_(?P<camid>\d+)_[^/]*\S)\s+(?P<pid>\d+)\s*")
 EXAMPLE = "0000/0000_000_01_0303morning_0008_0.jpg 0"
+TEST_PEOPLE = 1_000_000  # added to the numbers of the test part's people, which begin with 0 again
 
 
 class MSMT17(ReidDataset):
@@ -22,7 +23,7 @@ class MSMT17(ReidDataset):
     Reference: L. Wei et al., "Person Transfer GAN to Bridge Domain Gap for Person Re-identification", CVPR 2018.
     URL: https://www.pkuvmc.com/dataset.html
     Statistics: 126,441 images of 4,101 people; train 30,248 images of 1,041 (2,373 more of them are for validation and
-    not used), query 11,659 and gallery 82,161 of 3,060.
+    used by DG_MSMT17 only), query 11,659 and gallery 82,161 of 3,060.
     Licence: for academic use, under a signed agreement.
     Files: list_{train,query,gallery}.txt with lines `0000/0000_000_01_0303morning_0008_0.jpg 0`, file (camera 1) and
     identity, below train and test in MSMT17_V1, mask_train_v2 and mask_test_v2 in MSMT17_V2. If both versions are
@@ -80,3 +81,32 @@ class MSMT17V2(MSMT17):
     """Version 2 only."""
 
     versions = ("MSMT17_V2",)
+
+
+class DGMSMT17(MSMT17):
+    """MSMT17 as a source domain: the images of all four lists, 126,441 of 4,101 people."""
+
+    test_name = "MSMT17"
+
+    def train(self) -> Items:
+        """The images of list_train.txt, list_val.txt, list_query.txt and list_gallery.txt."""
+        train_folder, test_folder = IMAGE_FOLDERS[self.path.name]
+        learned = [self.read_list(f"list_{part}.txt", train_folder) for part in ("train", "val")]
+        tested = Items.concatenate([self.read_list(f"list_{part}.txt", test_folder) for part in ("query", "gallery")])
+        return Items.concatenate([*learned, Items(tested.paths, tested.pids + TEST_PEOPLE, tested.camids)])
+
+    def test(self) -> TestSet:
+        """Raises UserError: every image is trained on."""
+        return ReidDataset.test(self)
+
+
+class DGMSMT17V1(DGMSMT17):
+    """Version 1 only."""
+
+    versions, test_name = ("MSMT17_V1",), "MSMT17_V1"
+
+
+class DGMSMT17V2(DGMSMT17):
+    """Version 2 only."""
+
+    versions, test_name = ("MSMT17_V2",), "MSMT17_V2"

@@ -9,10 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from fastreid.data.datasets import Items
-from fastreid.data.datasets.msmt17 import EXAMPLE, IMAGE_FOLDERS, LINE
+from fastreid.data.datasets.msmt17 import EXAMPLE, IMAGE_FOLDERS, LINE, TEST_PEOPLE
 from fastreid.data.prepare.base import Part, Preparation, listed
 
-TEST_PEOPLE = 1_000_000  # the people of the test part are numbered from 0 again
 LISTS = {"train": 0, "val": 0, "query": 1, "gallery": 1}  # each with the position of its image folder
 
 
@@ -21,6 +20,7 @@ class MSMT17Version(Preparation):
 
     published: ClassVar[dict[str, int]] = {"images": 126_441, "people": 4101}
     expected = "126,441 / 4,101"
+    source_reader: ClassVar[str]
 
     def parts(self) -> list[Part]:
         """The folders of training and of test images; what is in them the lists say."""
@@ -54,8 +54,9 @@ class MSMT17Version(Preparation):
         """(file, pid, camid) of each line that can be read; a missing list and other lines are problems."""
         path = self.path / list_name
         if not path.is_file():
-            # The validation part is counted but never read.
-            self.add("list missing", f"no file {path}: unpack the set again, whole", fatal="val" not in list_name)
+            only_all = "val" in list_name  # which the source of all images alone reads
+            without = f"; {self.source_reader} cannot be used without it, {self.folder} can" if only_all else ""
+            self.add("list missing", f"no file {path}: unpack the set again, whole{without}", fatal=not only_all)
             return []
         rows, strange = [], []
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
@@ -69,6 +70,12 @@ class MSMT17Version(Preparation):
                                             f"{EXAMPLE!r}: unpack the list again", files=strange)
         return rows
 
+    def read(self) -> None:
+        """The reader of the parts, and that of all images if their lists are there."""
+        super().read()
+        if (self.path / "list_val.txt").is_file():
+            self.read_with(self.source_reader, train=True)
+
     def count(self, items: dict[str, Items]) -> dict[str, int]:
         """Images and people of all lists."""
         everything = Items.concatenate(list(items.values()))
@@ -79,11 +86,11 @@ class PrepareMSMT17V1(MSMT17Version):
     """Version 1."""
 
     name, folder = "msmt17_v1", "MSMT17_V1"
-    train_readers, test_readers = ("MSMT17_V1",), ("MSMT17_V1",)
+    train_readers, test_readers, source_reader = ("MSMT17_V1",), ("MSMT17_V1",), "DG_MSMT17_V1"
 
 
 class PrepareMSMT17V2(MSMT17Version):
     """Version 2, with other people masked."""
 
     name, folder = "msmt17_v2", "MSMT17_V2"
-    train_readers, test_readers = ("MSMT17_V2",), ("MSMT17_V2",)
+    train_readers, test_readers, source_reader = ("MSMT17_V2",), ("MSMT17_V2",), "DG_MSMT17_V2"

@@ -1,0 +1,94 @@
+"""A table as a figure: mean, deviation and single seeds of each row, and the published figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from fastreid.report.experiment import Experiment
+from fastreid.report.experiment_table import GROUP, Measured, Table
+from fastreid.utils.figures import GREY, PALETTE, plt, save_figure, use_style
+
+ROW_HEIGHT = 0.24  # inches for each group of a row
+MARKERS = "osD^vP*X"
+
+
+def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
+    """Draw a panel for each metric, a line for each row and group; with a gap, panels of one group over the other."""
+    use_style()
+    metrics, groups = experiment.metrics, experiment.group_names
+    height = max(2.2, ROW_HEIGHT * (len(groups) + 0.6) * len(experiment.rows) + 1.1)
+    heights = [height, 4.2] if experiment.gap else [height]
+    figure, axes = plt.subplots(
+        len(heights),
+        len(metrics),
+        figsize=(max(7.0, 4.2 * len(metrics) + 1), sum(heights)),
+        squeeze=False,
+        layout="constrained",
+        height_ratios=heights,
+    )
+    for column, metric in enumerate(metrics):
+        draw_rows(axes[0, column], experiment, table, metric)
+        axes[0, column].set_yticklabels([row.name for row in experiment.rows] if column == 0 else [])
+        if experiment.gap:
+            draw_gap(axes[1, column], experiment, table, metric)
+    entries = legend_entries(axes[0, 0])
+    if len(entries) > 1:
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=5)
+    if experiment.gap and legend_entries(axes[1, 0]):
+        axes[1, 0].legend(fontsize=8)
+    figure.suptitle(experiment.title, fontsize=12)
+    save_figure(figure, path)
+
+
+def legend_entries(axis: Axes) -> dict:
+    """Return what a legend shows by its text: each once, the groups first."""
+    handles, names = axis.get_legend_handles_labels()
+    found = dict(zip(names, handles))
+    return {name: found[name] for name in sorted(found, key=lambda name: name in ("single seeds", "published"))}
+
+
+def draw_rows(axis: Axes, experiment: Experiment, table: Table, metric: str) -> None:
+    """Draw each row's groups one below the other."""
+    groups = experiment.group_names
+    step = 0.8 / len(groups)
+    for place, row in enumerate(experiment.rows):
+        for number, group in enumerate(groups):
+            found = table[row.name, GROUP, group, metric]
+            draw_point(axis, found, place + (number - (len(groups) - 1) / 2) * step, number)
+    axis.set(title=metric, xlabel="%", ylim=(len(experiment.rows) - 0.5, -0.5))
+    axis.set_yticks(range(len(experiment.rows)))
+    axis.grid(False, axis="y")
+    for place in range(1, len(experiment.rows)):
+        axis.axhline(place - 0.5, color=GREY, linewidth=0.6)
+
+
+def draw_point(axis: Axes, found: Measured, height: float, number: int) -> None:
+    """Draw the seeds as dots, mean and deviation over them, and the published figure as a hollow diamond."""
+    colour = PALETTE[number % len(PALETTE)]
+    seeds = list(found.values.values())
+    if seeds:
+        style = {"fmt": MARKERS[number % len(MARKERS)], "color": colour, "markersize": 6, "capsize": 3}
+        axis.errorbar(found.mean, height, xerr=found.std, label=found.name, **style)
+        if len(seeds) > 1:
+            dots = {"markerfacecolor": "white", "markeredgecolor": colour, "markersize": 4, "zorder": 3}
+            axis.plot(seeds, [height] * len(seeds), "o", label="single seeds", **dots)
+    if found.published is not None:
+        hollow = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 7}
+        axis.plot(found.published, height, "d", label="published", **hollow)
+
+
+def draw_gap(axis: Axes, experiment: Experiment, table: Table, metric: str) -> None:
+    """Draw each row by its two groups; on the dashed line both are equal."""
+    first, second = experiment.gap
+    for number, row in enumerate(experiment.rows):
+        across, up = (table[row.name, GROUP, group, metric] for group in (first, second))
+        if across.mean is None or up.mean is None:
+            continue
+        marker = MARKERS[(number + number // len(PALETTE)) % len(MARKERS)]
+        style = {"fmt": marker, "color": PALETTE[number % len(PALETTE)], "capsize": 3, "label": row.name}
+        axis.errorbar(across.mean, up.mean, xerr=across.std, yerr=up.std, **style)
+    ends = [min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])]
+    axis.plot(ends, ends, "--", color=GREY, linewidth=1, zorder=0)
+    axis.set(title=f"{metric}: {second} over {first}", xlabel=f"{first} (%)", ylabel=f"{second} (%)")
