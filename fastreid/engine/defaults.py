@@ -254,7 +254,7 @@ class DefaultTrainer(ResumableTrainer):
         """
         with self.signals.interruptible():
             results = evaluate(self.cfg, self.model)
-        self.results = report(self.cfg, results, iteration=finished, max_iter=self.cfg.SOLVER.MAX_ITER)
+        self.results = report(self.cfg, results, iteration=finished, max_iter=total_iterations(self.cfg))
         rows = self.results.rows
         if self.best.update(rows[ALL_AVERAGE], finished - 1):
             logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")

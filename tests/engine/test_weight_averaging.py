@@ -1,5 +1,6 @@
 """SOLVER.SWA: the mean of models as the final one."""
 
+import json
 import math
 import types
 
@@ -71,6 +72,8 @@ def test_the_final_and_tested_model_is_the_mean_of_each_period_s_with_statistics
     assert plain["iteration"] == final["iteration"] == 6
     require_own_statistics(whole, final["model"])
     assert whole.results.rows and read(root / "whole", "model_best")["iteration"] == 6
+    about = json.loads((root / "whole" / "results.json").read_text())
+    assert about["iteration"] == about["max_iter"] == 7
 
 
 def require_own_statistics(whole, final):
