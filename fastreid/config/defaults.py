@@ -13,6 +13,7 @@ _C.MODEL = CN()
 _C.MODEL.DEVICE = "cuda"  # "cuda", "cuda:1", "cpu"; without a CUDA device the CPU is used after a warning
 _C.MODEL.META_ARCHITECTURE = "Metalearning"
 _C.MODEL.WEIGHTS = ""  # a checkpoint to start from or to evaluate
+_C.MODEL.FREEZE_LAYERS = ()  # modules that do not learn for SOLVER.FREEZE_ITERS, by name: "backbone", "backbone.layer1"
 _C.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]  # RGB, 0..255
 _C.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 
@@ -156,6 +157,7 @@ _C.SOLVER.ETA_MIN_LR = 7.7e-5  # where the cosine ends
 _C.SOLVER.WARMUP_ITERS = 10  # (epochs)
 _C.SOLVER.WARMUP_FACTOR = 0.01
 _C.SOLVER.WARMUP_METHOD = "linear"  # or constant
+_C.SOLVER.FREEZE_ITERS = 0  # (epochs) for which MODEL.FREEZE_LAYERS are frozen
 _C.SOLVER.AMP = False
 _C.SOLVER.COMPILE = "off"  # torch.compile: "norm", the normalizations and activations; "model", the backbone
 _C.SOLVER.CHECK_FINITE = False  # look at losses and gradients before each update; False: before each log line and checkpoint
@@ -164,6 +166,14 @@ _C.SOLVER.CHECKPOINT_KEEP = 0  # numbered checkpoints that are kept, the newest;
 _C.SOLVER.ON_NAN = "stop"  # when a loss or weight is not finite; "rollback": to the last checkpoint, without the batch
 _C.SOLVER.MAX_ROLLBACKS = 3  # then the run stops
 _C.SOLVER.WRITE_PERIOD = 200  # iterations between two lines of the log
+
+_C.SOLVER.SWA = CN()  # stochastic weight averaging, after MAX_ITER: the final model is a mean of models
+_C.SOLVER.SWA.ENABLED = False
+_C.SOLVER.SWA.ITER = 10  # (epochs) of averaging
+_C.SOLVER.SWA.PERIOD = 2  # (epochs) between two models of the mean
+_C.SOLVER.SWA.LR_FACTOR = 10.0  # the learning rate is this times SCHED's
+_C.SOLVER.SWA.LR_SCHED = False  # let it fall to ETA_MIN_LR in each PERIOD, along half a cosine; False: constant
+_C.SOLVER.SWA.ETA_MIN_LR = 3.5e-6
 
 # ----------------------------------------------------------------------------------------------- meta-learning
 _C.META = CN()
@@ -221,6 +231,11 @@ _C.TEST.METRIC = "cosine"  # or euclidean
 _C.TEST.BLOCK_SIZE = 16_000_000  # distances held at a time, 4 bytes each
 _C.TEST.FLIP = False  # average the features of each image and its mirror image
 _C.TEST.PER_QUERY = False  # write AP, first correct rank and distance margin of each query to per_query/*.csv
+
+_C.TEST.PRECISE_BN = CN()  # before each test, running statistics are computed anew, as mean and variance of many batches
+_C.TEST.PRECISE_BN.ENABLED = False  # (after SOLVER.SWA, which the other two options are also for, they always are)
+_C.TEST.PRECISE_BN.DATASET = ""  # whose training images: one of DATASETS.NAMES; '': all
+_C.TEST.PRECISE_BN.NUM_ITER = 300  # batches of SOLVER.IMS_PER_BATCH
 
 _C.TEST.AQE = CN()  # average query expansion, of query and gallery features
 _C.TEST.AQE.ENABLED = False

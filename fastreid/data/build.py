@@ -67,6 +67,7 @@ class TrainLoaders:
     num_classes: int
     num_meta_domains: int
     iters_per_epoch: int
+    statistics: DataLoader | None = None  # of the batches for precise statistics, if the config asks for them
 
 
 def load_training_data(names: Iterable[str], camera_to_domain: bool) -> TrainingData:
@@ -137,7 +138,27 @@ def build_train_loaders(cfg) -> TrainLoaders:
             meta_data, node.MTRAIN_MINI_BATCH, node.MTRAIN_NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed + 1
         )
         meta = build_loader(cfg, meta_data, sampler, seed + 1)
-    return TrainLoaders(base, meta, data.num_classes, meta_domains, iters_per_epoch)
+    statistics = build_statistics_loader(cfg, data)
+    return TrainLoaders(base, meta, data.num_classes, meta_domains, iters_per_epoch, statistics)
+
+
+def build_statistics_loader(cfg, data: TrainingData) -> DataLoader | None:
+    """Return the loader of the batches that precise statistics are computed from; None if they are not asked for.
+
+    Its batches are drawn and transformed as those of the base loader, but of a stream of its own.
+
+    Raises:
+        UserError: TEST.PRECISE_BN.DATASET is not a source, or has too few images for a batch.
+    """
+    if not (cfg.TEST.PRECISE_BN.ENABLED or cfg.SOLVER.SWA.ENABLED):
+        return None
+    name = cfg.TEST.PRECISE_BN.DATASET
+    if name and name not in data.domain_sets:
+        raise UserError(f"TEST.PRECISE_BN.DATASET must be '' or out of DATASETS.NAMES {tuple(cfg.DATASETS.NAMES)}; found {name!r}")
+    data = data.subset([name]) if name else data
+    node, seed = cfg.DATALOADER, cfg.SEED + 2
+    sampler = build_sampler(data, cfg.SOLVER.IMS_PER_BATCH, node.NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed)
+    return build_loader(cfg, data, sampler, seed)
 
 
 def build_sampler(data: TrainingData, batch_size: int, num_instances: int, naive: bool, delete_rem: bool, seed: int):

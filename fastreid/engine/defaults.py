@@ -16,7 +16,9 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.analysis import MODES
+from fastreid.engine.precise_bn import PreciseStatistics
 from fastreid.engine.resumable import METRICS, ResumableTrainer
+from fastreid.engine.weight_averaging import WeightAveraging, total_iterations
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
 from fastreid.modeling import build_model
@@ -41,7 +43,7 @@ from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
-EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD")
+EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD", "FREEZE_ITERS")
 
 
 def default_argument_parser() -> argparse.ArgumentParser:
@@ -128,6 +130,8 @@ def epochs_to_iterations(cfg: CfgNode, iters_per_epoch: int, num_classes: int, n
     solver.ITERS_PER_EPOCH = iters_per_epoch
     for option in EPOCH_OPTIONS:
         solver[option] *= iters_per_epoch
+    for option in ("ITER", "PERIOD"):
+        solver.SWA[option] *= iters_per_epoch
     solver.STEPS = [step * iters_per_epoch for step in solver.STEPS]
     period = cfg.TEST.EVAL_PERIOD * iters_per_epoch
     cfg.TEST.EVAL_PERIOD = -(-period // solver.WRITE_PERIOD) * solver.WRITE_PERIOD
@@ -155,6 +159,10 @@ class DefaultTrainer(ResumableTrainer):
             moving["inner_ratio"] = self.inner_ratio
         if self.scaler.is_enabled():
             moving["scaler"] = self.scaler
+        self.averaging = WeightAveraging(cfg, model, self.schedulers["lr"]) if cfg.SOLVER.SWA.ENABLED else None
+        if self.averaging is not None:
+            moving["weight_averaging"] = self.averaging
+        self.statistics_batches = loaders.statistics
         self.checkpointer = self.build_checkpointer(config, moving)
         logger.info(
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(self.gates)} layers with gates, "
@@ -199,7 +207,10 @@ class DefaultTrainer(ResumableTrainer):
             UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
         """
         cfg, metrics = self.cfg, self.folder / METRICS
-        if self.start_iter >= cfg.SOLVER.MAX_ITER:
+        end, averaging = total_iterations(cfg), self.averaging
+        if averaging is not None:
+            averaging.require_plain(self.start_iter, end)
+        if self.start_iter >= end and (averaging is None or averaging.in_model):
             logger.info(f"training ended at iteration {self.start_iter} already: testing it")
             self.evaluate(self.start_iter)
             return self.results
@@ -214,6 +225,7 @@ class DefaultTrainer(ResumableTrainer):
                 self.rollback,
                 hooks.SchedulerStep(self.schedulers),
                 hooks.ScalerSkips(),
+                *self.statistics_hooks(),
                 hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
                 hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
                 self.writer,
@@ -226,6 +238,15 @@ class DefaultTrainer(ResumableTrainer):
         self.train_and_survive()
         return self.results
 
+    def statistics_hooks(self) -> list[hooks.HookBase]:
+        """Return what makes weights and statistics other ones for tests and checkpoints, and so stands before these."""
+        found: list[hooks.HookBase] = [] if self.averaging is None else [self.averaging]
+        if self.statistics_batches is not None:
+            node = self.cfg.TEST.PRECISE_BN
+            period = self.cfg.TEST.EVAL_PERIOD if node.ENABLED else 0
+            found.append(PreciseStatistics(self.statistics_batches, node.NUM_ITER, period))
+        return found
+
     def evaluate(self, finished: int) -> dict[str, float]:
         """Test the model after `finished` iterations, log and save the table, return Rank-1 and mAP by data set.
 
@@ -233,7 +254,7 @@ class DefaultTrainer(ResumableTrainer):
         """
         with self.signals.interruptible():
             results = evaluate(self.cfg, self.model)
-        self.results = report(self.cfg, results, iteration=finished, max_iter=self.cfg.SOLVER.MAX_ITER)
+        self.results = report(self.cfg, results, iteration=finished, max_iter=total_iterations(self.cfg))
         rows = self.results.rows
         if self.best.update(rows[ALL_AVERAGE], finished - 1):
             logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")
@@ -251,6 +272,18 @@ def check_solver_options(cfg: CfgNode) -> None:
     solver = cfg.SOLVER
     if solver.MAX_ITER < 1 or solver.WRITE_PERIOD < 1:
         raise UserError("SOLVER.MAX_ITER (epochs) and SOLVER.WRITE_PERIOD (iterations) must be at least 1")
+    averaging = solver.SWA
+    if averaging.ENABLED and not 1 <= averaging.PERIOD <= averaging.ITER:
+        raise UserError(
+            f"SOLVER.SWA.PERIOD must be from 1 to SOLVER.SWA.ITER (epochs), so that there is a model to average; found "
+            f"{averaging.PERIOD} and {averaging.ITER}"
+        )
+    if averaging.ENABLED and averaging.LR_FACTOR <= 0:
+        raise UserError(f"SOLVER.SWA.LR_FACTOR must be above 0; found {averaging.LR_FACTOR}")
+    if solver.FREEZE_ITERS < 0:
+        raise UserError(f"SOLVER.FREEZE_ITERS must be 0 (never) or a number of epochs; found {solver.FREEZE_ITERS}")
+    if cfg.TEST.PRECISE_BN.NUM_ITER < 1:
+        raise UserError(f"TEST.PRECISE_BN.NUM_ITER must be at least 1 batch; found {cfg.TEST.PRECISE_BN.NUM_ITER}")
     if solver.CHECKPOINT_KEEP < 0:
         raise UserError(f"SOLVER.CHECKPOINT_KEEP must be 0 (all) or a number of checkpoints; found {solver.CHECKPOINT_KEEP}")
     if solver.ON_NAN not in ("stop", "rollback"):

@@ -37,6 +37,7 @@ class ParallelModel:
     def __init__(self, model: nn.Module, statistics_in_common: bool):
         self.model, self.statistics_in_common = model, statistics_in_common
         self.replica: DistributedDataParallel | None = None
+        self.learned: set[nn.Parameter] = set()
         broadcast(list(model.state_dict().values()))
 
     @property
@@ -49,8 +50,13 @@ class ParallelModel:
         """Whether the backward pass of `base_model` averages gradients over the processes while it computes them."""
         return self.replica is not None
 
+    def before_base_step(self, learned: Iterable[nn.Parameter]) -> None:
+        """Give up the replica where other parameters learn than in the last step, as when frozen ones begin to."""
+        if num_processes() > 1 and self.learned != (learned := set(learned)):
+            self.learned, self.replica = learned, None
+
     def after_base_step(self, learned: Iterable[nn.Parameter]) -> None:
-        """Make running statistics equal; after the first step, find out which parameters the losses reach.
+        """Make running statistics equal; where there is no replica yet, find out which parameters the losses reach.
 
         DistributedDataParallel waits for the gradient of every parameter that it knows, so it must not know those that
         get none: without cross entropy, that is the classifier.
@@ -69,7 +75,7 @@ class ParallelModel:
 
     @torch.no_grad()
     def average_running_statistics(self) -> None:
-        """Make the running statistics of all processes their mean."""
-        statistics = running_statistics(self.model)
+        """Make the running statistics of all processes their mean, where the step may have moved them."""
+        statistics = running_statistics(self.model, only_training=True)
         for own, mean in zip(statistics, average(statistics)):
             own.copy_(mean)

@@ -15,6 +15,7 @@ from fastreid.engine.hooks import PeriodicWriter
 from fastreid.engine.recovery import BestResult, Rollback, require_finite_weights
 from fastreid.engine.stopping import StopRequested, StopSignals
 from fastreid.engine.train_loop import NonFiniteLossError, SimpleTrainer
+from fastreid.engine.weight_averaging import total_iterations
 from fastreid.utils.checkpoint import BEST, HISTORY, LAST_CHECKPOINT, Checkpointer, checkpoint_name, read_checkpoint, read_last
 from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.processes import process_rank
@@ -65,7 +66,10 @@ class ResumableTrainer(SimpleTrainer):
             if "data_positions" not in content:
                 content["data_positions"] = self.positions_after(base, meta)
             content.setdefault("inner_ratio", {"steps": meta})
+            if content["iteration"] < self.cfg.SOLVER.MAX_ITER:
+                content.setdefault("weight_averaging", {"models": 0, "in_model": False})
         self.start_iter = self.checkpointer.restore(path, content)
+        self.model.zero_grad()  # the gradients of iterations that are undone are not for modules that are frozen there
         self.resume_best()
         if "config" in content:
             changed = changed_options(content["config"], self.checkpointer.config)
@@ -137,7 +141,7 @@ class ResumableTrainer(SimpleTrainer):
         """Train to the end, with SOLVER.ON_NAN rollback again from the last good checkpoint when a loss is not finite."""
         while True:
             try:
-                self.train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
+                self.train(self.start_iter, total_iterations(self.cfg))
                 return
             except NonFiniteLossError as error:
                 if self.cfg.SOLVER.ON_NAN == "stop":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastreid.engine.compile import compile_model, learning_only
+from fastreid.engine.freezing import Freezing
 from fastreid.engine.parallel import ParallelModel, average_gradients
 from fastreid.engine.trainer_base import TrainerBase
 from fastreid.layers import running_stats
@@ -90,6 +91,7 @@ class SimpleTrainer(TrainerBase):
         self.unread: list[UnreadLosses] = []
         self.gates = gate_parameters(model)
         self.main = main_parameters(model)
+        self.freezing = Freezing(model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS)
         self.base_loss = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
         self.has_meta_step = meta_loader is not None and bool(cfg.META.DATA.NAMES)
         if self.has_meta_step:
@@ -147,12 +149,15 @@ class SimpleTrainer(TrainerBase):
             the losses, as {"base/loss_cls": scalar tensor, ...}
         """
         batch = self.to_device(self.next_batch(self.base_batches))
-        learned = self.main if self.has_meta_step else {**self.main, **self.gates}
+        learned = self.learning(self.main if self.has_meta_step else {**self.main, **self.gates})
+        self.parallel.before_base_step(learned.values())
         with learning_only(self.model, learned.values()):
             with running_stats(self.model, "general"):
                 losses = self.compute_losses(batch, self.base_loss, model=self.parallel.base_model)
             named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
-            self.step(sum(losses.values()), learned, averaged=self.parallel.averages_gradients)
+            total = sum(losses.values())
+            self.freezing.require_reached(total, self.iter)
+            self.step(total, learned, averaged=self.parallel.averages_gradients)
         self.parallel.after_base_step(learned.values())
         return named
 
@@ -160,16 +165,21 @@ class SimpleTrainer(TrainerBase):
         """Update the balancing parameters (gates) by one simulated domain shift.
 
         Returns:
-            the losses, as {"mtrain/loss_stc": scalar tensor, ..., "mtest/loss_triplet_mtest": scalar tensor}
+            the losses, as {"mtrain/loss_stc": scalar tensor, ..., "mtest/loss_triplet_mtest": scalar tensor}; none while
+            all that they would train is frozen
         """
         if not self.has_meta_step:
             raise UserError("a meta step needs a meta loader, and META.DATA.NAMES that names its data sets")
+        # Frozen or not, each iteration has its place in the data and in the cycle of the inner ratio.
         batch = self.next_batch(self.meta_batches)
         mtrain_domains, mtest_domains = self.split_domains()
+        ratio = self.inner_ratio.advance()
+        inner_learned, outer_learned = self.learning(self.inner_parameters), self.learning(self.outer_parameters)
+        if not outer_learned:
+            return {}
         # Chosen before they are on the device, which the host would otherwise have to wait for.
         mtrain, mtest = (self.to_device(select_domains(batch, part)) for part in (mtrain_domains, mtest_domains))
-        ratio = self.inner_ratio.advance()
-        with learning_only(self.model, {**self.inner_parameters, **self.outer_parameters}.values()):
+        with learning_only(self.model, {**inner_learned, **outer_learned}.values()):
             with running_stats(self.model, "hold"):
                 inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
                 fast = self.inner_update(sum(inner.values()), ratio)
@@ -180,8 +190,13 @@ class SimpleTrainer(TrainerBase):
             total = sum(outer.values())
             if self.cfg.META.LOSS.COMBINED:
                 total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
-            self.step(total, self.outer_parameters)
+            if not self.freezing.hides(total, self.iter):
+                self.step(total, outer_learned)
         return named
+
+    def learning(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """Return those of the parameters that learn in the present iteration: all but the frozen ones."""
+        return self.freezing.learning(parameters, self.iter)
 
     def split_domains(self) -> tuple[list[int], list[int]]:
         """Return the meta-train and the meta-test domains of one meta step, drawn at random."""
@@ -202,7 +217,7 @@ class SimpleTrainer(TrainerBase):
         Args:
             model: what to call instead of the model itself.
         """
-        self.model.train()
+        self.freezing.training_mode(self.model, self.iter)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp):
             outputs = functional_call(model or self.model, params or {}, (batch,))
             return losses(outputs, batch["targets"], batch["domains"])
@@ -215,19 +230,22 @@ class SimpleTrainer(TrainerBase):
         """
         meta = self.cfg.META
         second_order = meta.SOLVER.MTRAIN.SECOND_ORDER and not meta.SOLVER.STOP_GRADIENT
+        parameters = self.learning(self.inner_parameters)
+        if not parameters or self.freezing.hides(loss, self.iter):
+            return {}
         late_scale = 1.0 if meta.SOLVER.EARLY_SCALE else self.scaler.get_scale()
         gradients = torch.autograd.grad(
             loss * late_scale,
-            list(self.inner_parameters.values()),
+            list(parameters.values()),
             create_graph=second_order,
             retain_graph=second_order or meta.LOSS.COMBINED,
             allow_unused=True,  # the classifier, when no meta-train loss looks at the logits
         )
         rates = self.learning_rates()
-        reached = [name for name, gradient in zip(self.inner_parameters, gradients) if gradient is not None]
+        reached = [name for name, gradient in zip(parameters, gradients) if gradient is not None]
         fast: Parameters = {}
         for name, gradient in zip(reached, average([gradient for gradient in gradients if gradient is not None])):
-            parameter = self.inner_parameters[name]
+            parameter = parameters[name]
             moved = parameter - rates[parameter] * ratio / late_scale * gradient
             fast[name] = StraightThroughClamp.apply(moved) if is_gate(name) else moved
         return fast

@@ -13,6 +13,7 @@ from fastreid.layers.normalization import (
     synchronize_statistics,
 )
 from fastreid.layers.pooling import build_pool_layer
+from fastreid.layers.population import population_statistics, take_population_statistics
 
 __all__ = [
     "IBN",
@@ -24,7 +25,9 @@ __all__ = [
     "build_classifier",
     "build_pool_layer",
     "norm_factory",
+    "population_statistics",
     "running_statistics",
     "running_stats",
     "synchronize_statistics",
+    "take_population_statistics",
 ]

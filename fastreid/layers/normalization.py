@@ -77,9 +77,9 @@ def synchronize_statistics(model: nn.Module, synchronize: bool = True) -> None:
             layer.synchronize = synchronize
 
 
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Return the running means and variances of a model's batch normalization."""
-    layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
+def running_statistics(model: nn.Module, only_training: bool = False) -> list[Tensor]:
+    """Return the running means and variances of a model's batch normalization, or only of those in training mode."""
+    layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm) and (layer.training or not only_training)]
     return [statistics for layer in layers for statistics in (layer.running_mean, layer.running_var)]
 
 
@@ -91,6 +91,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     stats_mode = "general"
     synchronize = False
+    population = None  # what adds up the batches' statistics, see population.py
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 4):
@@ -111,9 +112,9 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
-        if self.synchronized:
+        if self.synchronized or self.population is not None:
             maps = x if x.dim() == 4 else x[..., None, None]
-            return self.forward_synchronized(maps, activation, residual).view_as(x)
+            return self.forward_by_moments(maps, activation, residual).view_as(x)
         if self.updates_running_stats and len(x):
             self.num_batches_tracked.add_(1)
         running = self.running_mean, self.running_var
@@ -132,8 +133,8 @@ class BatchNorm(nn.BatchNorm2d):
         )
         return activate(out, activation, residual)
 
-    def forward_synchronized(self, x: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
-        """Return what `forward` does for maps (N, C, H, W), with the moments of all processes' images."""
+    def forward_by_moments(self, x: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
+        """Return what `forward` does for maps (N, C, H, W), with the moments that `moments_source` gives."""
         moments = self.moments_source(x.shape[2] * x.shape[3])
 
         def coefficients(inst_mean: Tensor, inst_var: Tensor, weight: Tensor, bias: Tensor, track: bool):
@@ -151,7 +152,7 @@ class BatchNorm(nn.BatchNorm2d):
             pixels: H * W of the maps.
         """
         uses_batch_stats, updates = self.uses_batch_stats, self.updates_running_stats
-        synchronized = self.synchronized
+        synchronized, population = self.synchronized, self.population
 
         def moments(inst_mean: Tensor, inst_var: Tensor, track: bool) -> tuple[Tensor, Tensor]:
             if not uses_batch_stats:
@@ -162,7 +163,9 @@ class BatchNorm(nn.BatchNorm2d):
                 (mean, var), images = pool_moments(inst_mean, inst_var), len(inst_mean)
             else:
                 return self.running_mean, self.running_var
-            if updates and track:
+            if track and population is not None:
+                population.add(mean.detach(), var.detach(), pixels * images)
+            elif track and updates:
                 self.track(mean.detach(), var.detach(), pixels * images)
             return mean, var
 

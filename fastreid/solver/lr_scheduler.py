@@ -71,7 +71,10 @@ class WarmupMultiStepLR(WarmupLR):
 
 
 class WarmupCosineAnnealingLR(WarmupLR):
-    """Hold the rate for `delay_iters` iterations, then let it fall to `eta_min_lr` along half a cosine until `max_iters`."""
+    """Hold the rate for `delay_iters` iterations, then let it fall to `eta_min_lr` along half a cosine until `max_iters`.
+
+    There it stays, in iterations that come after those.
+    """
 
     def __init__(self, optimizer: MergedSGD, max_iters: int, delay_iters: int, eta_min_lr: float, **warmup):
         if delay_iters >= max_iters:
@@ -81,7 +84,12 @@ class WarmupCosineAnnealingLR(WarmupLR):
 
     def decayed(self, lr: float) -> float:
         progress = max(self.last_epoch - self.delay_iters, 0) / (self.max_iters - self.delay_iters)
-        return self.eta_min_lr + (lr - self.eta_min_lr) * (1 + math.cos(math.pi * progress)) / 2
+        return half_cosine(lr, self.eta_min_lr, min(progress, 1.0))
+
+
+def half_cosine(first: float, last: float, progress: float) -> float:
+    """Return the value, at `progress` from 0 to 1, of a fall from `first` to `last` along half a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class ConstantLR(WarmupLR):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import nn
@@ -36,6 +36,22 @@ class MergedSGD(torch.optim.SGD):
         super().__init__(list(merged.values()), fused=fused, **defaults)
         position = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         self._position = [position[p] for p in parameters]  # in the merged groups, of each parameter
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Step the parameters that have a gradient; those that have one for the first time start without momentum."""
+        for group in self.param_groups:
+            if group["momentum"]:
+                self._give_momentum([p for p in group["params"] if p.grad is not None])
+        return super().step(closure)
+
+    def _give_momentum(self, parameters: list[nn.Parameter]) -> None:
+        """Let parameters whose momentum begins later than others', as after freezing, begin with zero.
+
+        The fused step of a group expects momentum of all its parameters or of none.
+        """
+        new = [p for p in parameters if self.state.get(p, {}).get("momentum_buffer") is None]
+        for parameter in new if len(new) < len(parameters) else ():
+            self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state with one group per parameter."""

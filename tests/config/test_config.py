@@ -301,7 +301,7 @@ def test_a_run_s_dump_gives_the_same_config_again(tmp_path, warnings):
 @pytest.mark.parametrize("name", ["config.yaml", "published.yaml"])
 def test_a_dump_with_dropped_options_loads_with_one_warning_that_lists_them(tmp_path, warnings, name):
     tree = yaml.safe_load(merged(SAMPLES / "D-resnet.yml").dump())
-    tree["SOLVER"]["SWA"] = {"ENABLED": False, "ITER": 10}
+    tree["SOLVER"]["EMA"] = {"ENABLED": False, "ITER": 10}
     tree["MODEL"]["OPEN_LAYERS"] = ["heads"]
     tree["VIS_PERIOD"] = 0
     tree["SOLVER"]["BIAS_LR_FACTOR"] = 2  # the published program's are often whole numbers
@@ -310,7 +310,7 @@ def test_a_dump_with_dropped_options_loads_with_one_warning_that_lists_them(tmp_
     [record] = warnings.records
     message = record.getMessage()
     assert record.levelname == "WARNING" and "ignored 4 option(s)" in message and str(tmp_path / name) in message
-    for key in ("SOLVER.SWA.ENABLED", "SOLVER.SWA.ITER", "MODEL.OPEN_LAYERS", "VIS_PERIOD"):
+    for key in ("SOLVER.EMA.ENABLED", "SOLVER.EMA.ITER", "MODEL.OPEN_LAYERS", "VIS_PERIOD"):
         assert key in message
 
 

@@ -175,6 +175,8 @@ def test_a_run_without_iterations_or_lines_is_a_user_error(tmp_path, monkeypatch
     "option, value, message",
     [
         ("SOLVER.CHECKPOINT_KEEP", -1, "SOLVER.CHECKPOINT_KEEP must be 0 .all. or a number of checkpoints; found -1"),
+        ("SOLVER.FREEZE_ITERS", -1, "SOLVER.FREEZE_ITERS must be 0 .never. or a number of epochs; found -1"),
+        ("TEST.PRECISE_BN.NUM_ITER", 0, "TEST.PRECISE_BN.NUM_ITER must be at least 1 batch; found 0"),
         ("SOLVER.ON_NAN", "ignore", "SOLVER.ON_NAN must be stop or rollback; found 'ignore'"),
     ],
 )

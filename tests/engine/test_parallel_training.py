@@ -84,6 +84,15 @@ def test_running_statistics_are_means_over_the_processes_from_the_first_step_on(
             torch.testing.assert_close(value, sum(each[name] for each in alone) / world, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_precise_statistics_are_those_of_one_process_in_each(world, folder, script):
+    expected = script.precise_statistics()
+    first, *others = [torch.load(folder / f"precise_{rank}_of_{world}.pth") for rank in range(world)]
+    for name, value in first.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-10)
+        assert all(torch.equal(value, other[name]) for other in others), name
+
+
 def test_a_step_is_left_out_where_a_gradient_overflows_in_one_process(states):
     for _, losses in (state["overflow_in_one_process"] for state in states):
         assert losses["scale"] == 1024 / 4  # halved once for the base step and once for the meta step

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from fastreid.engine.precise_bn import compute_precise_statistics
 from fastreid.layers import synchronize_statistics
 
 WORLDS = (3, 2)  # numbers of processes, the largest first
@@ -35,6 +36,7 @@ RUNS = {
     },
     "no_meta_step": {"meta": False},
     "overflow_in_one_process": {"overflows": {"backbone.0.weight": 2, "backbone.1.gate": 4}},
+    "frozen_at_first": {"MODEL__FREEZE_LAYERS": ("backbone.0", "backbone.1"), "SOLVER__FREEZE_ITERS": 2},
     "own_statistics": {"MODEL__NORM__SYNC": False},
     "own_statistics_and_missing_domains": {"MODEL__NORM__SYNC": False, "shares": "lopsided"},
 }
@@ -99,12 +101,22 @@ def statistics_after_one_step(rank, world):
     return {name: value for name, value in trainer.model.state_dict().items() if "running" in name}
 
 
+def precise_statistics(rank=0, world=1):
+    """Return the model after precise statistics of this process's shares of two batches, without any step."""
+    trainer = tiny_run().make_trainer()
+    torch.manual_seed(7)
+    batches = [tiny_run().make_batch() for _ in range(2)]
+    compute_precise_statistics(trainer, [share(batch, rank, world, "lopsided") if world > 1 else batch for batch in batches])
+    return trainer.model.state_dict()
+
+
 def main(rank: int, folder: Path) -> None:
     for world in WORLDS:
         if rank < world:
             meeting_point = f"file://{folder}/meeting_point_{world}"
             dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
             torch.save(statistics_after_one_step(rank, world), folder / f"statistics_{rank}_of_{world}.pth")
+            torch.save(precise_statistics(rank, world), folder / f"precise_{rank}_of_{world}.pth")
             torch.save({name: train(name, rank, world) for name in RUNS}, folder / f"process_{rank}_of_{world}.pth")
             dist.destroy_process_group()
 

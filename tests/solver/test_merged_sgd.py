@@ -83,3 +83,13 @@ def test_a_schedule_saves_a_rate_for_each_parameter():
     resumed = ConstantLR(fresh, warmup_iters=4, warmup_factor=0.5, warmup_method="linear")
     resumed.load_state_dict(state)
     assert resumed.base_lrs == schedule.base_lrs and resumed.get_last_lr() == pytest.approx([0.075, 0.15])
+
+
+def test_a_parameter_whose_gradients_begin_later_steps_as_without_merging():
+    (parameters, merged), (plain_parameters, plain) = make(MergedSGD), make(torch.optim.SGD)
+    for each, optimizer in ((parameters, merged), (plain_parameters, plain)):
+        train(each[1:], optimizer)  # the first one's group has others that have momentum
+        assert not optimizer.state_dict()["state"].keys() & {0}
+        train(each, optimizer)
+    torch.testing.assert_close(parameters, plain_parameters)
+    torch.testing.assert_close(merged.state_dict()["state"], plain.state_dict()["state"])

@@ -1,0 +1,67 @@
+"""Mean and variance of all that a layer's batch normalization sees, batch after batch, instead of a moving average."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fastreid.layers.normalization import BatchNorm, running_stats
+from fastreid.utils.processes import num_processes
+
+
+class Population:
+    """Mean and variance (C,) of the values of all batches together, whatever the sizes of the batches.
+
+    Batches are joined by their sums of squared differences from the mean, which add up without cancelling (Chan et al.,
+    Stanford STAN-CS-79-773, 1979): the variance is the mean of the batches' variances plus the variance of their means.
+    """
+
+    def __init__(self) -> None:
+        self.count: int | Tensor = 0
+        self.mean: float | Tensor = 0.0
+        self.squares: float | Tensor = 0.0
+
+    def add(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
+        """Take in a batch of `count` values a channel, of mean and biased variance (C,)."""
+        total = self.count + count
+        step = mean.double() - self.mean
+        self.squares = self.squares + var.double() * count + step.square() * (self.count * count / total)
+        self.mean = self.mean + step * (count / total)
+        self.count = total
+
+    @property
+    def var(self) -> Tensor:
+        """The unbiased variance, as running variances are."""
+        return self.squares / max(float(self.count) - 1, 1)
+
+
+@contextmanager
+def population_statistics(model: nn.Module) -> Iterator[dict[BatchNorm, Population]]:
+    """Within, each batch normalization in training mode normalizes with the batch's statistics and adds them up.
+
+    Running statistics are left alone. With several processes a batch is all the processes' images, so that the result is
+    the same in all of them, and that of a single process. The layers' populations are filled while the model runs.
+    """
+    layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.training]
+    before = [layer.synchronize for layer in layers]
+    populations = {layer: Population() for layer in layers}
+    try:
+        for layer, population in populations.items():
+            layer.population, layer.synchronize = population, num_processes() > 1
+        with running_stats(model, "hold"):
+            yield populations
+    finally:
+        for layer, synchronize in zip(layers, before):
+            layer.population, layer.synchronize = None, synchronize
+
+
+@torch.no_grad()
+def take_population_statistics(populations: dict[BatchNorm, Population]) -> None:
+    """Make the running statistics of each layer those of its population; a layer that has seen nothing keeps its own."""
+    for layer, population in populations.items():
+        if population.count:
+            layer.running_mean.copy_(population.mean)
+            layer.running_var.copy_(population.var)

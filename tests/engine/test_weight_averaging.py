@@ -1,0 +1,209 @@
+"""SOLVER.SWA: the mean of models as the final one."""
+
+import json
+import math
+import types
+
+import pytest
+import torch
+
+from fastreid.data.stream import BatchStream
+from fastreid.engine import HookBase, defaults
+from fastreid.engine.precise_bn import compute_precise_statistics
+from fastreid.utils.errors import UserError
+
+SHORT = {
+    "SOLVER__IMS_PER_BATCH": 30,  # an epoch is one iteration
+    "SOLVER__MAX_ITER": 2,
+    "SOLVER__WRITE_PERIOD": 1,
+    "META__DATA__MTRAIN_MINI_BATCH": 12,
+    "META__SOLVER__INIT__FIRST_INNER_LOOP": 1,
+    "TEST__EVAL_PERIOD": 0,
+    "TEST__PRECISE_BN__NUM_ITER": 2,
+}
+AVERAGED = {**SHORT, "SOLVER__SWA__ENABLED": True, "SOLVER__SWA__ITER": 5, "SOLVER__SWA__PERIOD": 2, "SOLVER__SWA__LR_FACTOR": 4.0}
+
+
+class Witness(HookBase):
+    """Keep the parameters after each iteration."""
+
+    def __init__(self):
+        self.parameters = []
+
+    def after_step(self):
+        self.parameters.append({name: p.detach().clone() for name, p in self.trainer.model.named_parameters()})
+
+
+def read(folder, name):
+    return torch.load(folder / f"{name}.pth", weights_only=True)
+
+
+def finish(trainer, resume=False):
+    trainer.resume_or_load(resume)
+    trainer.run()
+    return trainer
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """They would take longer than these runs."""
+    monkeypatch.setattr(defaults, "plot_result", lambda *paths: None)
+
+
+@pytest.fixture
+def whole(root, make_full_run):
+    """An undisturbed run, and what its iterations left: 2 of training, 5 of averaging, in which 3 and 5 are taken."""
+    trainer = make_full_run(root / "whole", **AVERAGED)
+    trainer.witness = Witness()
+    trainer.register_hooks([trainer.witness])
+    return finish(trainer)
+
+
+def test_the_final_and_tested_model_is_the_mean_of_each_period_s_with_statistics_of_its_own(whole, root):
+    final, plain = read(root / "whole", "model_final"), read(root / "whole", "model_0000006")
+    assert (root / "whole" / "last_checkpoint").read_text() == "model_final.pth"
+    first, second = whole.witness.parameters[3], whole.witness.parameters[5]
+    assert any(not torch.equal(first[name], second[name]) for name in first if name.endswith(".gate"))
+    for name, value in first.items():
+        torch.testing.assert_close(final["model"][name], (value + second[name]) / 2, rtol=1e-6, atol=1e-8)
+        assert torch.equal(plain["model"][name], whole.witness.parameters[6][name])
+        if name.endswith(".gate"):
+            assert 0 <= final["model"][name].min() and final["model"][name].max() <= 1
+    assert plain["iteration"] == final["iteration"] == 6
+    require_own_statistics(whole, final["model"])
+    assert whole.results.rows and read(root / "whole", "model_best")["iteration"] == 6
+    about = json.loads((root / "whole" / "results.json").read_text())
+    assert about["iteration"] == about["max_iter"] == 7
+
+
+def require_own_statistics(whole, final):
+    """Check that the tested model is `final`, and that its running statistics are those of its own weights."""
+    tested = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    for layer in whole.model.modules():
+        if hasattr(layer, "running_mean"):
+            layer.running_mean.zero_()
+    stream = BatchStream(whole.statistics_batches)
+    compute_precise_statistics(whole, [next(stream) for _ in range(2)])
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, final[name]) and torch.equal(tested[name], final[name]), name
+
+
+def test_a_finished_run_is_tested_again_and_cannot_go_on_with_the_mean(whole, root, make_full_run):
+    again = finish(make_full_run(root / "whole", **AVERAGED), resume=True)
+    assert again.start_iter == 7 and again.results.rows == whole.results.rows
+    longer = AVERAGED | {"SOLVER__SWA__ITER": 6}
+    with pytest.raises(UserError, match="averaged weights, with which training cannot go on to iteration 8.*--num-pth 6"):
+        finish(make_full_run(root / "whole", **longer), resume=True)
+    trainer = make_full_run(root / "whole", **longer)
+    trainer.resume_or_load(True, number=6)
+    trainer.run()
+    assert trainer.averaging.models == 3 and trainer.max_iter == 8
+
+
+def rates(make_full_run, folder, resume=False, **options):
+    """Return the main rate over BASE_LR, for each iteration of a run that takes no steps."""
+    trainer = make_full_run(folder, **{**AVERAGED, "SOLVER__WARMUP_ITERS": 0, **options})
+    used = []
+
+    def run_step(self):
+        used.append(self.optimizer_main.param_groups[0]["lr"])
+        self.storage.add_to("data_time", 0)
+
+    trainer.run_step = types.MethodType(run_step, trainer)
+    trainer.resume_or_load(resume)
+    trainer.optimizer_main.step(), trainer.optimizer_norm.step()  # schedules want to come after a step
+    gates = trainer.optimizer_norm.param_groups[0]
+    before = gates["lr"]
+    trainer.run()
+    assert gates["lr"] == before
+    return [rate / trainer.cfg.SOLVER.BASE_LR for rate in used]
+
+
+def test_the_rate_is_constant_or_falls_in_each_period(root, make_full_run):
+    assert rates(make_full_run, root / "constant") == pytest.approx([1, 1, 4, 4, 4, 4, 4])
+    cycle = {"SOLVER__SWA__LR_SCHED": True, "SOLVER__SWA__ETA_MIN_LR": 0.0005, "SOLVER__SWA__PERIOD": 3}
+    fall = [1 + 3 * (1 + math.cos(math.pi * t / 3)) / 2 for t in range(3)]
+    assert rates(make_full_run, root / "cycle", **cycle) == pytest.approx([1, 1, *fall, *fall[:2]])
+    cosine = {"SOLVER__SCHED": "WarmupCosineAnnealingLR", "SOLVER__ETA_MIN_LR": 0.00005}
+    assert rates(make_full_run, root / "cosine", **cosine) == pytest.approx([1, 0.55, *[0.4] * 5])
+
+
+def test_a_run_that_ended_without_averaging_goes_on_with_it(root, make_full_run):
+    assert rates(make_full_run, root / "run", SOLVER__SWA__ENABLED=False) == [1, 1]
+    assert rates(make_full_run, root / "run", resume=True) == pytest.approx([4] * 5)
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("ITER", 1, "SOLVER.SWA.PERIOD must be from 1 to SOLVER.SWA.ITER .* found 2 and 1"),
+        ("PERIOD", 0, "SOLVER.SWA.PERIOD must be from 1"),
+        ("LR_FACTOR", 0.0, "SOLVER.SWA.LR_FACTOR must be above 0; found 0.0"),
+    ],
+)
+def test_options_that_average_nothing_are_errors(root, make_full_run, option, value, message):
+    with pytest.raises(UserError, match=message):
+        make_full_run(root / "run", **{**AVERAGED, f"SOLVER__SWA__{option}": value})
+
+
+class Stop(Exception):
+    """The machine dies."""
+
+
+def die():
+    raise Stop
+
+
+class StopAt(HookBase):
+    """Die after an iteration and before what other hooks do after it, such as a checkpoint."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_step(self):
+        if self.trainer.iter == self.iteration:
+            raise Stop
+
+
+EVERYTHING = {
+    **AVERAGED,
+    "SOLVER__SWA__ITER": 4,
+    "MODEL__FREEZE_LAYERS": ("backbone.layer1", "backbone.layer2", "heads.classifier_norm"),
+    "SOLVER__FREEZE_ITERS": 2,
+    "TEST__PRECISE_BN__ENABLED": True,
+    "TEST__EVAL_PERIOD": 2,
+}
+
+
+def same(a, b):
+    """Compare contents of checkpoints bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_a_run_stopped_anywhere_resumes_to_the_same_bits(root, make_full_run, monkeypatch):
+    """Frozen at first, averaged at last, with precise statistics at each test."""
+    finish(make_full_run(root / "whole", **EVERYTHING))
+    folder = root / "stopped"
+    for iteration in (1, 3, 5):  # still frozen; in the first period of averaging; with one model taken
+        trainer = make_full_run(folder, **EVERYTHING)
+        trainer.register_hooks([StopAt(iteration)])
+        with pytest.raises(Stop):
+            finish(trainer, resume=iteration > 1)
+    trainer = make_full_run(folder, **EVERYTHING)
+    monkeypatch.setattr(trainer.averaging, "swap", die)
+    with pytest.raises(Stop):  # between the last iteration and the final checkpoint
+        finish(trainer, resume=True)
+    assert (folder / "last_checkpoint").read_text() == "model_0000005.pth"
+    torch.manual_seed(99)  # another process starts with other random numbers
+    resumed = finish(make_full_run(folder, **EVERYTHING), resume=True)
+    assert resumed.start_iter == 6 and resumed.averaging.in_model
+    entries = ("model", "optimizer_main", "optimizer_norm", "scheduler_main", "weight_averaging", "random_states", "data_positions")
+    for name in ("model_0000001", "model_0000003", "model_0000004", "model_0000005", "model_final"):
+        ours, theirs = read(folder, name), read(root / "whole", name)
+        assert [entry for entry in entries if not same(ours[entry], theirs[entry])] == [], name
