@@ -230,7 +230,7 @@ _C.TEST.IMS_PER_BATCH = 128
 _C.TEST.METRIC = "cosine"  # or euclidean
 _C.TEST.BLOCK_SIZE = 16_000_000  # distances held at a time, 4 bytes each
 _C.TEST.FLIP = False  # average the features of each image and its mirror image
-_C.TEST.PER_QUERY = False  # write AP, first correct rank and distance margin of each query to per_query/*.csv
+_C.TEST.PER_QUERY = False  # write AP, first correct rank, margin and nearest other of each query to per_query/*.csv
 
 _C.TEST.PRECISE_BN = CN()  # before each test, running statistics are computed anew, as mean and variance of many batches
 _C.TEST.PRECISE_BN.ENABLED = False  # (after SOLVER.SWA, which the other two options are also for, they always are)

@@ -165,14 +165,16 @@ def metrics(found: Retrieval) -> Metrics:
 
 def query_rows(found: Retrieval, test_set: TestSet, split: Split) -> list[QueryRow]:
     """Return one row for each query of a split."""
-    measured = {}
-    for query, *values in zip(np.flatnonzero(found.valid), found.average_precision, found.first_match, found.margin):
-        average_precision, rank, margin = (value.item() for value in values)
-        measured[query] = average_precision, rank, margin if np.isfinite(margin) else None
-    rows = []
-    for query, index in enumerate(split.query):
-        rows.append(QueryRow(split.name, *test_set.items[index], *measured.get(query, (None, None, None))))
-    return rows
+    items, measured = test_set.items, {}
+    columns = found.average_precision, found.first_match, found.margin, found.nearest_other
+    for query, *values in zip(np.flatnonzero(found.valid), *columns):
+        average_precision, rank, margin, other = (value.item() for value in values)
+        confused = (margin, *items[split.gallery[other]]) if np.isfinite(margin) else (None,) * 4
+        measured[query] = average_precision, rank, *confused
+    unmeasured = (None,) * 6
+    return [
+        QueryRow(split.name, *items[index], *measured.get(query, unmeasured)) for query, index in enumerate(split.query)
+    ]
 
 
 def check_finite(features: Tensor, items: Items) -> None:

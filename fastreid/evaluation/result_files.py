@@ -22,10 +22,11 @@ HEADER_FILL = PatternFill("solid", fgColor="DDE6F0")
 
 @dataclass(frozen=True)
 class QueryRow:
-    """One query of one split; AP, rank and margin are None for a query without a true match.
+    """One query of one split; what is measured is None for a query without a true match.
 
     average_precision: 0..1. first_correct_rank: from 1. distance_margin: distance of the nearest image of another
-    identity less that of the nearest true match, above 0 where the first image is right; None too without such images.
+    identity less that of the nearest true match, above 0 where the first image is right. nearest_other, other_identity,
+    other_camera: of that image of another identity. All four are None too where the gallery has no other identity.
     """
 
     split: str
@@ -35,6 +36,9 @@ class QueryRow:
     average_precision: float | None
     first_correct_rank: int | None
     distance_margin: float | None
+    nearest_other: str | None
+    other_identity: int | None
+    other_camera: int | None
 
 
 def write_queries(path: Path, rows: Sequence[QueryRow]) -> None:

@@ -35,7 +35,7 @@ class Retrieval:
     nearest true match, are of the valid queries, those where `valid` (Q,) is True. `published_tpr` and `usual_tpr` (3,)
     are at FPR 1e-4, 1e-3, 1e-2 (`evaluate_roc`, `evaluate_tpr_at_fpr`). `margin`, if asked for, is of the valid queries
     too: how much farther than the nearest true match the nearest image of another identity is, negative where a wrong
-    image comes first.
+    image comes first. `nearest_other`, with it, is that image's number in the gallery.
     """
 
     cmc: np.ndarray
@@ -46,6 +46,7 @@ class Retrieval:
     published_tpr: np.ndarray
     usual_tpr: np.ndarray
     margin: np.ndarray | None
+    nearest_other: np.ndarray | None
 
 
 @dataclass
@@ -129,14 +130,15 @@ def evaluate_blocks(
     same = find_same_identity(q_pids, g_pids, q_camids, g_camids)
     if not same.kept.any():
         raise no_match_error(queries)
-    ranks, pair_distances, nearest_others = [], [], []
+    ranks, pair_distances, others, other_distances = [], [], [], []
     for start, block in distances.blocks():
         check_distances(block, start)
         part = same.rows(start, start + len(block))
         ranks.append(match_ranks(block, part))
         pair_distances.append(block[part.queries(), part.columns])
         if margins:
-            nearest_others.append(_nearest_other(block, part, pair_distances[-1]))
+            for found, values in zip((others, other_distances), _nearest_other(block, part, pair_distances[-1])):
+                found.append(values)
         # A name that is still bound would keep this block while the next one is computed.
         del block
     joined, near = MatchRanks.join(ranks), np.concatenate(pair_distances)
@@ -149,7 +151,8 @@ def evaluate_blocks(
         valid=valid,
         published_tpr=published,
         usual_tpr=usual,
-        margin=np.concatenate(nearest_others)[valid] - _nearest_match(same, near)[valid] if margins else None,
+        margin=np.concatenate(other_distances)[valid] - _nearest_match(same, near)[valid] if margins else None,
+        nearest_other=np.concatenate(others)[valid] if margins else None,
     )
 
 
@@ -159,14 +162,17 @@ def _flat_blocks(distances: FeatureDistances | MatrixDistances) -> Iterator[np.n
         del block
 
 
-def _nearest_other(block: np.ndarray, same: SameIdentity, pair_distances: np.ndarray) -> np.ndarray:
-    """Return each query's distance to the nearest image of another identity; infinite where there is none."""
+def _nearest_other(
+    block: np.ndarray, same: SameIdentity, pair_distances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each query's nearest image of another identity and its distance, which is infinite where there is none."""
     queries = same.queries()
     # Masked in place and put back: a masked copy would take as much memory as the block.
     block[queries, same.columns] = np.inf
-    nearest = block.min(axis=1)
+    nearest = block.argmin(axis=1)
+    distances = block[np.arange(len(block)), nearest]
     block[queries, same.columns] = pair_distances
-    return nearest
+    return nearest, distances
 
 
 def _nearest_match(same: SameIdentity, pair_distances: np.ndarray) -> np.ndarray:

@@ -163,9 +163,12 @@ def test_a_line_for_each_query_on_request(small_cfg, tmp_path):
         ("split_2", "image_0.png"), ("split_2", "image_1.png"),
     ]  # fmt: skip
     # Query 2 has no true match.
-    assert [rows[2][key] for key in ("average_precision", "first_correct_rank", "distance_margin")] == ["", "", ""]
+    unmeasured = ("average_precision", "first_correct_rank", "distance_margin", "nearest_other", "other_identity", "other_camera")
+    assert [rows[2][key] for key in unmeasured] == [""] * 6
     distances = compute_distance(features[:1], features[3:]).numpy()[0]
     margin = distances[2:].min() - distances[:2].min()
+    other = test_set.items[int(5 + distances[2:].argmin())]
+    assert tuple(rows[0][key] for key in unmeasured[3:]) == tuple(map(str, other))
     assert float(rows[0]["distance_margin"]) == pytest.approx(margin, abs=1e-6)
     assert int(rows[0]["first_correct_rank"]) == 1 + (distances[2:] < distances[:2].min()).sum()
     mean = np.mean([float(row["average_precision"]) for row in rows[:2]])

@@ -87,6 +87,7 @@ def test_first_match_and_margin_by_hand():
     np.testing.assert_array_equal(found.valid, [True, False])
     np.testing.assert_array_equal(found.first_match, [2])
     np.testing.assert_allclose(found.margin, [-0.1])
+    np.testing.assert_array_equal(found.nearest_other, [2])
 
 
 def test_the_margin_is_infinite_without_another_identity():
