@@ -9,7 +9,7 @@ DEMO_DATA := datasets/synthetic
 
 help:
 	@echo "make demo   draw synthetic data sets, train MetaBIN on five sources, test on four unseen targets"
-	@echo "make study  four ways to normalize, three seeds each, on seen and unseen drawn domains: about an hour"
+	@echo "make study  four ways to normalize, three seeds each, on seen and unseen drawn domains: less than an hour"
 	@echo "make test   run the tests"
 	@echo "make clean  remove the virtual environment and what was built"
 	@echo "PYTHON=python3.x selects the interpreter for a new .venv"
