@@ -31,7 +31,7 @@ study: install
 	@PYTHON=$(BIN)/python sh demo/run_study.sh
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build *.egg-info fastreid/evaluation/rank_cylib/*.so fastreid/evaluation/rank_cylib/*.c
