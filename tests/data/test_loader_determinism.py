@@ -150,7 +150,8 @@ def test_each_corrupt_image_is_counted_once_in_the_log(damaged, caplog, monkeypa
         for position in range(3):
             for index in range(4):
                 dataset[position, index]
-    assert len(caplog.messages) == 2
+    # A record comes twice where an earlier test of the process has set up the program's log.
+    assert len(set(map(id, caplog.records))) == 2
     assert "00.png is not a readable image" in caplog.messages[0]
     assert caplog.messages[1].endswith("unreadable images so far: 2")
 
