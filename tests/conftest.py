@@ -48,15 +48,23 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def own_log():
-    """Give the package's logger back as it was: commands that a test runs in this process set it up for themselves."""
-    logger = logging.getLogger("fastreid")
-    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    """Begin and end each test with a logger that nobody set up.
+
+    Commands that run in this process set it up: those of the test, and those of fixtures that several tests share. The
+    latter have run before this fixture does, so what is there at the beginning is not what belongs there.
+    """
+    forget_log()
     yield
-    for handler in set(logger.handlers) - set(handlers):
+    forget_log()
+
+
+def forget_log() -> None:
+    logger = logging.getLogger("fastreid")
+    for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    logger.propagate = propagate
-    logger.setLevel(level)
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
