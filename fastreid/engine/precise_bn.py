@@ -22,7 +22,7 @@ from fastreid.engine.hooks import is_due
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.engine.trainer_base import HookBase
 from fastreid.layers import population_statistics, take_population_statistics
-from fastreid.utils.processes import process_rank
+from fastreid.utils.processes import hide_progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ class PreciseStatistics(HookBase):
 
     def run(self) -> None:
         start, stream = time.perf_counter(), BatchStream(self.loader)
-        hidden = True if process_rank() > 0 else None  # None: no bar where the output is not a terminal
-        batches = islice(stream, self.num_batches)
+        batches, hidden = islice(stream, self.num_batches), hide_progress_bar()
         try:
             with tqdm(batches, "precise statistics", self.num_batches, unit=" batches", leave=False, disable=hidden) as bar:
                 compute_precise_statistics(self.trainer, bar)

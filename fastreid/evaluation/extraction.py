@@ -15,7 +15,7 @@ from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import Items
 from fastreid.utils.errors import UserError
 from fastreid.utils.precision import amp_dtype, uses_amp
-from fastreid.utils.processes import num_processes, process_rank
+from fastreid.utils.processes import hide_progress_bar, num_processes, process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,7 @@ def forward_batches(cfg, model: nn.Module, batches: Iterable[dict], total: int, 
     device = next(model.parameters()).device
     amp, dtype = uses_amp(cfg, device), amp_dtype(device)
     features, done = None, 0
-    # None: no bar where the output is not a terminal.
-    hidden = True if process_rank() > 0 else None
-    bar = tqdm(total=total, desc=name, unit=" images", leave=False, disable=hidden)
+    bar = tqdm(total=total, desc=name, unit=" images", leave=False, disable=hide_progress_bar())
     with evaluation_mode(model), bar, torch.autocast(device.type, dtype, enabled=amp):
         for batch in batches:
             images = batch["images"].to(device, non_blocking=True)

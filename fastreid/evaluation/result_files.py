@@ -13,7 +13,7 @@ from openpyxl.styles import Alignment, Font, PatternFill
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
-from fastreid.utils.figures import PALETTE, plt, save_figure, use_style
+from fastreid.utils.figures import MARKERS, plt, save_figure, style_of_line, use_style
 from fastreid.utils.files import atomic_path
 
 PLOTTED_RANKS = 20
@@ -92,13 +92,11 @@ def plot_cmc(path: Path, curves: Mapping[str, np.ndarray]) -> None:
     """Draw the CMC, shares of 1, of each data set as one line of a PNG."""
     use_style()
     figure, axis = plt.subplots(figsize=(6.5, 4.5), constrained_layout=True)
-    markers = "osD^vP*X"
     for position, (name, curve) in enumerate(curves.items()):
         ranks = np.arange(1, min(len(curve), PLOTTED_RANKS) + 1)
         values = 100 * curve[: len(ranks)]
         label = f"{name} ({values[0]:.1f})"
-        # As many markers as colours: without the second term a ninth line would look like the first.
-        marker = markers[(position + position // len(PALETTE)) % len(markers)]
+        marker = style_of_line(position, MARKERS)
         axis.plot(ranks, values, marker=marker, markersize=4, label=label)
     axis.set(title="CMC (Rank-1)", xlabel="rank", ylabel="queries with a match up to this rank (%)", ylim=(None, 101))
     axis.set_xticks([1, 5, 10, 15, 20])

@@ -130,29 +130,32 @@ def evaluate_blocks(
     same = find_same_identity(q_pids, g_pids, q_camids, g_camids)
     if not same.kept.any():
         raise no_match_error(queries)
-    ranks, pair_distances, others, other_distances = [], [], [], []
+    ranks, pair_distances, others = [], [], []
     for start, block in distances.blocks():
         check_distances(block, start)
         part = same.rows(start, start + len(block))
         ranks.append(match_ranks(block, part))
         pair_distances.append(block[part.queries(), part.columns])
         if margins:
-            for found, values in zip((others, other_distances), _nearest_other(block, part, pair_distances[-1])):
-                found.append(values)
+            others.append(_nearest_other(block, part, pair_distances[-1]))
         # A name that is still bound would keep this block while the next one is computed.
         del block
     joined, near = MatchRanks.join(ranks), np.concatenate(pair_distances)
     pairs = SamePairs(queries * gallery, near, same.kept)
     published, usual = both_tprs(partial(_flat_blocks, distances), pairs)
     valid = joined.valid()
+    margin, nearest_other = None, None
+    if margins:
+        nearest_other, other_distances = (np.concatenate(parts)[valid] for parts in zip(*others))
+        margin = other_distances - _nearest_match(same, near)[valid]
     return Retrieval(
         *joined.summarize(max_rank, gallery),
         first_match=joined.ranks[joined.offsets[:-1][valid]],
         valid=valid,
         published_tpr=published,
         usual_tpr=usual,
-        margin=np.concatenate(other_distances)[valid] - _nearest_match(same, near)[valid] if margins else None,
-        nearest_other=np.concatenate(others)[valid] if margins else None,
+        margin=margin,
+        nearest_other=nearest_other,
     )
 
 

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 
 from fastreid.report.experiment import Experiment
 from fastreid.report.experiment_table import GROUP, Measured, Table
-from fastreid.utils.figures import GREY, PALETTE, plt, save_figure, use_style
+from fastreid.utils.figures import GREY, MARKERS, PALETTE, plt, save_figure, style_of_line, use_style
 
 ROW_HEIGHT = 0.24  # inches for each group of a row
-MARKERS = "osD^vP*X"
 
 
 def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
@@ -87,8 +86,7 @@ def draw_gap(axis: Axes, experiment: Experiment, table: Table, metric: str) -> N
         across, up = (table[row.name, GROUP, group, metric] for group in (first, second))
         if across.mean is None or up.mean is None:
             continue
-        marker = MARKERS[(number + number // len(PALETTE)) % len(MARKERS)]
-        style = {"fmt": marker, "color": PALETTE[number % len(PALETTE)], "capsize": 3, "label": row.name}
+        style = {"fmt": style_of_line(number, MARKERS), "color": PALETTE[number % len(PALETTE)], "capsize": 3, "label": row.name}
         axis.errorbar(across.mean, up.mean, xerr=across.std, yerr=up.std, **style)
     ends = [min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])]
     axis.plot(ends, ends, "--", color=GREY, linewidth=1, zorder=0)

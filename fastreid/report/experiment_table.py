@@ -57,7 +57,7 @@ def measure(experiment: Experiment, runs: Sequence[TableRun]) -> Table:
     """Return what the finished runs measured: of each row all groups, the gap, and the test sets, for each metric."""
     table: Table = {}
     for row in experiment.rows:
-        finished = {run.seed: run.run.last for run in runs if run.row.name == row.name and run.run is not None}
+        finished = {run.seed: run.run.last for run in finished_runs(row, runs)}
         for metric in experiment.metrics:
             on_sets = {
                 name: {seed: rows.get(f"{name}_average", {}).get(metric, math.nan) for seed, rows in finished.items()}

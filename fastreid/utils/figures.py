@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,12 +15,13 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from fastreid.utils.files import atomic_path  # noqa: E402
 
-__all__ = ["GREY", "PALETTE", "SEQUENTIAL", "panel_grid", "plt", "save_figure", "use_style"]
+__all__ = ["GREY", "MARKERS", "PALETTE", "SEQUENTIAL", "panel_grid", "plt", "save_figure", "style_of_line", "use_style"]
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color), yellow last: it is the palest on white.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
 GREY = "#BBBBBB"
 SEQUENTIAL = "viridis"
+MARKERS = "osD^vP*X"
 DPI = 110
 SIZES = {"axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9}
 
@@ -28,6 +30,12 @@ def use_style() -> None:
     """Set colours, grid and font sizes of the figures that are made from now on."""
     # Type 42: text in a PDF stays text, which can be searched and edited.
     sns.set_theme(style="whitegrid", palette=PALETTE, rc=SIZES | {"pdf.fonttype": 42})
+
+
+def style_of_line(position: int, styles: Sequence[str]) -> str:
+    """Return one of the styles or markers for a line, so that lines of one colour, eight apart, have different ones."""
+    # The number of styles may divide that of colours: without the second term a ninth line would look like the first.
+    return styles[(position + position // len(PALETTE)) % len(styles)]
 
 
 def panel_grid(

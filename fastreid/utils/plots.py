@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fastreid.utils.figures import PALETTE, plt, save_figure, use_style
+from fastreid.utils.figures import plt, save_figure, style_of_line, use_style
 
 Records = list[dict[str, float]]
 
@@ -53,9 +53,7 @@ def draw_lines(axis, records: Records, names: list[str], title: str, marker: str
     """Draw one line for each name."""
     styles = ("-", "--", ":", "-.")
     for position, name in enumerate(names):
-        # The number of styles divides that of colours: without the second term a ninth line would look like the first.
-        style = styles[(position + position // len(PALETTE)) % len(styles)]
-        axis.plot(*series(records, name), style, marker=marker, label=name.removeprefix("test/"))
+        axis.plot(*series(records, name), style_of_line(position, styles), marker=marker, label=name.removeprefix("test/"))
     axis.set(title=title, xlabel="iteration")
     if names:
         axis.legend(fontsize=8)

@@ -18,6 +18,11 @@ def process_rank() -> int:
     return dist.get_rank() if num_processes() > 1 else 0
 
 
+def hide_progress_bar() -> bool | None:
+    """Return tqdm's `disable`: one process shows a bar, and None lets it do so on a terminal only."""
+    return True if process_rank() > 0 else None
+
+
 def gather(value: Any) -> list[Any]:
     """Return every process's `value`, a plain value, by rank; all processes must call it."""
     if num_processes() == 1:
