@@ -69,11 +69,15 @@ def test_a_program_has_dynamic_batches_and_says_what_it_is(predictor, tmp_path):
     torch.testing.assert_close(found, torch.cat([program(image[None]) for image in images]))
 
 
-def test_onnx_has_the_same_features(predictor, tmp_path):
+@pytest.fixture
+def onnx():
+    """The package, with the others that an export to ONNX needs; a test that takes it is skipped without them."""
     for package in export.ONNX_PACKAGES:
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e .[export]")
-    import onnx
+    return pytest.importorskip("onnx")
 
+
+def test_onnx_has_the_same_features(predictor, tmp_path, onnx):
     differences = export_model(predictor, tmp_path / "model.onnx")
     assert list(differences) == [1, 2, 7, 32]
     content = onnx.load(tmp_path / "model.onnx")
@@ -84,13 +88,16 @@ def test_onnx_has_the_same_features(predictor, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
 
 
-def test_blocks_of_resnets_with_every_option_are_exported(predictor, tmp_path):
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_blocks_of_resnets_with_every_option_are_exported(predictor, tmp_path, suffix, request):
+    if suffix == ".onnx":
+        request.getfixturevalue("onnx")
     block = BasicBlock(norm_factory("BIN_gate2", "random"), IBN, 16, 16, 1, with_se=True)
     non_local = NonLocal(16)
     nn.init.normal_(non_local.W[1].weight)
     first, last = nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 8, 3, stride=2)
     predictor.model.backbone = nn.Sequential(first, block, non_local, last).eval()
-    differences = export_model(predictor, tmp_path / "model.pt2")
+    differences = export_model(predictor, tmp_path / f"model{suffix}")
     assert list(differences) == [1, 2, 7, 32]
 
 
