@@ -67,10 +67,17 @@ class SchedulerStep(HookBase):
 
 
 class ScalerSkips(HookBase):
-    """Record `skipped_steps`: how many updates half precision has left out, as their gradients were not finite."""
+    """Record `skipped_steps`: how many updates half precision has left out, as their gradients were not finite.
+
+    Every `period` iterations, when the writers write: to read the number, the host waits for the device.
+    """
+
+    def __init__(self, period: int):
+        self.period = period
 
     def after_step(self) -> None:
-        if self.trainer.scaler.is_enabled():
+        last = self.trainer.iter + 1 == self.trainer.max_iter
+        if self.trainer.scaler.is_enabled() and (last or is_due(self.trainer.iter, self.period)):
             self.trainer.storage.put_scalar("skipped_steps", self.trainer.scaler.skipped)
 
 

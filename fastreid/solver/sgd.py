@@ -45,13 +45,14 @@ class MergedSGD(torch.optim.SGD):
         return super().step(closure)
 
     def _give_momentum(self, parameters: list[nn.Parameter]) -> None:
-        """Let parameters whose momentum begins later than others', as after freezing, begin with zero.
+        """Let parameters whose momentum begins now begin with zero.
 
-        The fused step of a group expects momentum of all its parameters or of none.
+        The fused step expects momentum of all parameters of a group or of none: with freezing some begin later. And where
+        it makes them itself, it leaves them unset if the gradient scaler leaves this step out.
         """
-        new = [p for p in parameters if self.state.get(p, {}).get("momentum_buffer") is None]
-        for parameter in new if len(new) < len(parameters) else ():
-            self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for parameter in parameters:
+            if self.state.get(parameter, {}).get("momentum_buffer") is None:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state with one group per parameter."""

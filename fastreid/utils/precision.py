@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def uses_amp(cfg, device: torch.device) -> bool:
@@ -21,18 +22,31 @@ def amp_dtype(device: torch.device) -> torch.dtype:
 
 
 class CountingScaler(torch.amp.GradScaler):
-    """A gradient scaler that counts in `skipped` the updates it left out, as their gradients were not finite."""
+    """A gradient scaler that counts in `skipped` the updates it left out, as their gradients were not finite.
 
-    skipped = 0
+    The count stays on the device until it is asked for.
+    """
 
-    def update(self, new_scale: float | torch.Tensor | None = None) -> None:
-        before = self.get_scale()
+    def __init__(self, device: str, **options: Any):
+        super().__init__(device, **options)
+        self._one = torch.ones((), device=device)
+        self._skipped: int | Tensor = 0
+
+    @property
+    def skipped(self) -> int:
+        return int(self._skipped)
+
+    def update(self, new_scale: float | Tensor | None = None) -> None:
+        if not self.is_enabled():
+            return
+        # One, scaled, is the scale; `get_scale` would make the host wait for the device.
+        before = self.scale(self._one)
         super().update(new_scale)
-        self.skipped += self.get_scale() < before
+        self._skipped = self._skipped + (self.scale(self._one) < before).int()
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | ({"skipped": self.skipped} if self.is_enabled() else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.skipped = state.get("skipped", 0)
+        self._skipped = state.get("skipped", 0)

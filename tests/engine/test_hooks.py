@@ -145,11 +145,22 @@ class TestCheckpoints:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_skipped_updates_are_recorded_where_there_is_a_scaler(enabled):
-    trainer = FakeTrainer()
-    trainer.scaler = SimpleNamespace(is_enabled=lambda: enabled, skipped=3)
-    trainer.register_hooks([hooks.ScalerSkips()])
-    trainer.train(0, 2)
-    assert trainer.storage.new_means().get("skipped_steps") == (3 if enabled else None)
+    trainer, reads = FakeTrainer(), []
+
+    class Scaler:
+        def is_enabled(self):
+            return enabled
+
+        @property
+        def skipped(self):  # for which the host waits for the device
+            reads.append(trainer.iter)
+            return len(reads)
+
+    trainer.scaler = Scaler()
+    trainer.register_hooks([hooks.ScalerSkips(period=3)])
+    trainer.train(0, 7)
+    assert reads == ([2, 5, 6] if enabled else [])
+    assert trainer.storage.new_means().get("skipped_steps") == (2 if enabled else None)  # of 1, 2 and 3
 
 
 class TestEvaluation:
