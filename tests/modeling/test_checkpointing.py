@@ -50,6 +50,22 @@ def test_substituted_gates_are_the_ones_that_are_used_again():
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("second_order", [False, True])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_graph_can_be_gone_through_twice(name, second_order):
+    """By the inner update and then by the meta step: with both losses combined, or of second order."""
+    images = torch.rand(4, 3, 32, 16, dtype=torch.float64)
+    results = []
+    for model in pair(name):
+        weights = [p for n, p in model.named_parameters() if n.startswith("layer2")]
+        with running_stats(model, "general"):
+            loss = model(images).square().sum()
+        inner = torch.autograd.grad(loss, weights, create_graph=second_order, retain_graph=True)
+        total = loss + sum(gradient.square().sum() for gradient in inner) if second_order else loss
+        results.append((inner, torch.autograd.grad(total, weights), dict(model.named_buffers())))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
 def test_fewer_maps_are_kept():
     sizes = []
     for model in pair("resnet"):

@@ -5,7 +5,7 @@ Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Iterable
 
 import torch
@@ -41,7 +41,25 @@ def run_stage(stage: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
     def forward(x: Tensor, *values: Tensor) -> Tensor:
         return functional_call(stage, dict(zip(parameters, values)), (x,))
 
-    def contexts():
-        return nullcontext(), running_stats(stage, "hold" if mode == "general" else mode)  # they move only once
+    # Statistics move only once, in the forward pass.
+    again = StatsMode(stage, "hold" if mode == "general" else mode)
+    return checkpoint(forward, x, *parameters.values(), use_reentrant=False, context_fn=lambda: (nullcontext(), again))
 
-    return checkpoint(forward, x, *parameters.values(), use_reentrant=False, context_fn=contexts)
+
+class StatsMode(AbstractContextManager):
+    """`running_stats(stage, mode)` that can be entered again and again.
+
+    A graph may be gone through backwards more than once: by the inner update, and by the meta step itself if it combines
+    both losses or is of second order. PyTorch enters one context for all of these.
+    """
+
+    def __init__(self, stage: nn.Module, mode: str):
+        self.stage, self.mode = stage, mode
+        self.entered: list[AbstractContextManager] = []
+
+    def __enter__(self) -> None:
+        self.entered.append(running_stats(self.stage, self.mode))
+        self.entered[-1].__enter__()
+
+    def __exit__(self, *error) -> bool | None:
+        return self.entered.pop().__exit__(*error)
