@@ -207,11 +207,11 @@ class DefaultTrainer(ResumableTrainer):
             UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
         """
         cfg, metrics = self.cfg, self.folder / METRICS
-        end, averaging = total_iterations(cfg), self.averaging
-        if averaging is not None:
-            averaging.require_plain(self.start_iter, end)
-        if self.start_iter >= end and (averaging is None or averaging.in_model):
+        averaging = self.averaging
+        if self.start_iter >= total_iterations(cfg) and (averaging is None or averaging.in_model):
             logger.info(f"training ended at iteration {self.start_iter} already: testing it")
+            if cfg.TEST.PRECISE_BN.ENABLED:
+                logger.info("TEST.PRECISE_BN belongs to training: the statistics are those of the checkpoint")
             self.evaluate(self.start_iter)
             return self.results
         writers, plots = [], []
@@ -224,7 +224,7 @@ class DefaultTrainer(ResumableTrainer):
                 hooks.IterationTimer(),
                 self.rollback,
                 hooks.SchedulerStep(self.schedulers),
-                hooks.ScalerSkips(),
+                hooks.ScalerSkips(cfg.SOLVER.WRITE_PERIOD),
                 *self.statistics_hooks(),
                 hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
                 hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),

@@ -15,7 +15,7 @@ from fastreid.engine.hooks import PeriodicWriter
 from fastreid.engine.recovery import BestResult, Rollback, require_finite_weights
 from fastreid.engine.stopping import StopRequested, StopSignals
 from fastreid.engine.train_loop import NonFiniteLossError, SimpleTrainer
-from fastreid.engine.weight_averaging import total_iterations
+from fastreid.engine.weight_averaging import require_plain_weights, total_iterations
 from fastreid.utils.checkpoint import BEST, HISTORY, LAST_CHECKPOINT, Checkpointer, checkpoint_name, read_checkpoint, read_last
 from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.processes import process_rank
@@ -69,6 +69,7 @@ class ResumableTrainer(SimpleTrainer):
             if content["iteration"] < self.cfg.SOLVER.MAX_ITER:
                 content.setdefault("weight_averaging", {"models": 0, "in_model": False})
         self.start_iter = self.checkpointer.restore(path, content)
+        require_plain_weights(content, self.start_iter, total_iterations(self.cfg))
         self.model.zero_grad()  # the gradients of iterations that are undone are not for modules that are frozen there
         self.resume_best()
         if "config" in content:

@@ -28,6 +28,15 @@ def total_iterations(cfg) -> int:
     return cfg.SOLVER.MAX_ITER + (cfg.SOLVER.SWA.ITER if cfg.SOLVER.SWA.ENABLED else 0)
 
 
+def require_plain_weights(content: dict[str, Any], start_iter: int, end: int) -> None:
+    """Raise UserError if training would go on, to iteration `end`, with a checkpoint's averaged weights."""
+    if content.get("weight_averaging", {}).get("in_model") and start_iter < end:
+        raise UserError(
+            f"the checkpoint holds averaged weights, with which training cannot go on to iteration {end}: start from the "
+            f"ones before, --num-pth {start_iter - 1}"
+        )
+
+
 class WeightAveraging(HookBase):
     """From iteration `SOLVER.MAX_ITER` on, take the model after every `SWA.PERIOD` iterations into a mean.
 
@@ -50,6 +59,23 @@ class WeightAveraging(HookBase):
     def models(self) -> int:
         """The number of models in the mean."""
         return int(self.averaged.n_averaged)
+
+    def before_train(self) -> None:
+        """Forget a mean of models of before this phase, as of a shorter run.
+
+        Raises:
+            UserError: no model would be taken into the mean, or the run is past its end.
+        """
+        first, end, period = self.trainer.start_iter, self.trainer.max_iter, self.node.PERIOD
+        if first <= self.start and self.models:
+            logger.info(f"SOLVER.SWA begins at iteration {self.start}: {self.models} models of before are not averaged")
+            self.averaged.n_averaged.zero_()
+        last_taken = end - (end - self.start) % period
+        if first > end or not self.models and first >= last_taken:
+            raise UserError(
+                f"SOLVER.SWA takes a model after every {period} iterations from {self.start} to {end}, and this run is at "
+                f"iteration {first} already: raise SOLVER.SWA.ITER, or go on from an earlier checkpoint with --num-pth"
+            )
 
     def before_step(self) -> None:
         if self.trainer.iter >= self.start:
@@ -85,14 +111,6 @@ class WeightAveraging(HookBase):
             gate.clamp_(0, 1)  # the mean is in there but for rounding
         self.in_model = True
         logger.info(f"the model's weights are the means of {self.models} models now")
-
-    def require_plain(self, start_iter: int, end: int) -> None:
-        """Raise UserError if training is to go on, to iteration `end`, with averaged weights."""
-        if self.in_model and start_iter < end:
-            raise UserError(
-                f"the checkpoint holds averaged weights, with which training cannot go on to iteration {end}: start from the "
-                f"ones before, --num-pth {start_iter - 1}"
-            )
 
     def state_dict(self) -> dict[str, Any]:
         state = {"models": self.models, "in_model": self.in_model}

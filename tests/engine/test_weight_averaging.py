@@ -100,6 +100,41 @@ def test_a_finished_run_is_tested_again_and_cannot_go_on_with_the_mean(whole, ro
     assert trainer.averaging.models == 3 and trainer.max_iter == 8
 
 
+def test_training_cannot_go_on_with_the_mean_when_averaging_is_switched_off(whole, root, make_full_run):
+    off = {**SHORT, "SOLVER__SWA__ENABLED": False}
+    with pytest.raises(UserError, match="averaged weights, with which training cannot go on to iteration 9.*--num-pth 6"):
+        finish(make_full_run(root / "whole", **off | {"SOLVER__MAX_ITER": 9}), resume=True)
+    again = finish(make_full_run(root / "whole", **off | {"SOLVER__MAX_ITER": 7}), resume=True)  # only tested again
+    assert again.results.rows == whole.results.rows
+
+
+@pytest.mark.parametrize("iterations, averaged, period", [(2, 1, 1), (1, 1, 1), (1, 3, 2)])
+def test_a_run_that_is_past_all_models_is_refused_and_keeps_its_weights(root, make_full_run, iterations, averaged, period):
+    """A run of 3 iterations: at the end of averaging, past it, and past the only model, taken after 1 + 2 of 1 + 3."""
+    finish(make_full_run(root / "run", **SHORT | {"SOLVER__MAX_ITER": 3}))
+    trained = read(root / "run", "model_final")
+    options = {"SOLVER__MAX_ITER": iterations, "SOLVER__SWA__ITER": averaged, "SOLVER__SWA__PERIOD": period}
+    with pytest.raises(UserError, match="this run is at iteration 3 already: raise SOLVER.SWA.ITER, or .* --num-pth"):
+        finish(make_full_run(root / "run", **AVERAGED | options), resume=True)
+    assert same(read(root / "run", "model_final")["model"], trained["model"])
+
+
+def test_models_of_an_earlier_phase_are_not_in_the_mean(root, make_full_run):
+    """Two are taken after 1 + 2 iterations; the run then goes on from there, and averaging begins after 4."""
+    short = AVERAGED | {"SOLVER__MAX_ITER": 1, "SOLVER__SWA__ITER": 2, "SOLVER__SWA__PERIOD": 1}
+    finish(make_full_run(root / "run", **short))
+    trainer = make_full_run(root / "run", **short | {"SOLVER__MAX_ITER": 4})
+    trainer.witness = Witness()
+    trainer.register_hooks([trainer.witness])
+    trainer.resume_or_load(True, number=2)
+    assert trainer.averaging.models == 2
+    trainer.run()
+    assert trainer.averaging.models == 2 and trainer.max_iter == 6
+    final = read(root / "run", "model_final")["model"]
+    for name, value in trainer.witness.parameters[1].items():  # iterations 3; 4 and 5
+        torch.testing.assert_close(final[name], (value + trainer.witness.parameters[2][name]) / 2, rtol=1e-6, atol=1e-8)
+
+
 def rates(make_full_run, folder, resume=False, **options):
     """Return the main rate over BASE_LR, for each iteration of a run that takes no steps."""
     trainer = make_full_run(folder, **{**AVERAGED, "SOLVER__WARMUP_ITERS": 0, **options})
