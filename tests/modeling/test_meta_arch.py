@@ -158,6 +158,8 @@ def test_a_cuda_device_that_is_not_there_is_one_clear_line(monkeypatch):
         (["MODEL.BACKBONE.NAME", "resnet"], "the nearest is resnet"),
         (["MODEL.BACKBONE.NAME", "resnet20"], "known: .*mobilenet_v2_1.0, .*build_resnet_backbone, resnet18, "),
         (["MODEL.NORM.TYPE_BACKBONE", "BIN"], "TYPE_BACKBONE must be one of .*found 'BIN'"),
+        (["MODEL.BACKBONE.LAST_STRIDE", "0"], "LAST_STRIDE must be 1 or 2; found 0"),
+        (["MODEL.NORM.TYPE_BACKBONE", "DualNorm", "MODEL.NORM.BIN_INIT", "two"], "BIN_INIT must be .*; found 'two'"),
         (["MODEL.NORM.BIN_INIT", "two"], "BIN_INIT must be one of one, zero, half, random; found 'two'"),
         (["MODEL.HEADS.POOL_LAYER", "avg"], "POOL_LAYER must be one of"),
         (["MODEL.HEADS.CLS_LAYER", "fc"], "CLS_LAYER must be one of"),
