@@ -1,11 +1,14 @@
 #!/bin/sh
 # make demo: draw data sets, test the untrained model, train on five sources, test on four unseen targets.
 set -eu
-PYTHON=${PYTHON:-python3}
 DEMO_DATA=${DEMO_DATA:-datasets/synthetic}
 DEMO_CONFIG=${DEMO_CONFIG:-configs/Demo/synthetic-mobilenet.yml}
 DEMO_LOGS=${DEMO_LOGS:-logs/Demo/synthetic-mobilenet}
 cd "$(dirname "$0")/.."
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python3
+    [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
+fi
 FASTREID_DATASETS=$DEMO_DATA
 export FASTREID_DATASETS
 

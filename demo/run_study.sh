@@ -2,11 +2,14 @@
 # make study: does it generalize? Twelve runs on drawn domains, then the table of seen and unseen ones. Goes on where it
 # was stopped.
 set -eu
-PYTHON=${PYTHON:-python3}
 STUDY_DATA=${STUDY_DATA:-datasets/study}
 STUDY_TABLE=${STUDY_TABLE:-configs/Table/synthetic-study.yml}
 STUDY_JOBS=${STUDY_JOBS:-2}
 cd "$(dirname "$0")/.."
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python3
+    [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
+fi
 FASTREID_DATASETS=$STUDY_DATA
 export FASTREID_DATASETS
 

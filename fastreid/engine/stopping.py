@@ -26,7 +26,9 @@ class StopRequested(Exception):
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM ask for a stop; the second one acts at once, as without this.
+    """While entered, SIGINT and SIGTERM ask for a stop; a second one acts at once, as without this.
+
+    What comes within a second of the first is taken for the same signal, sent to a group and passed on by its leader.
 
     Outside the main thread, which alone may handle signals, it does nothing. A signal that is ignored, as in a
     shell's background jobs, stays so.
@@ -61,8 +63,6 @@ class StopSignals:
                 os.kill(os.getpid(), signum)
             return
         self.received, self.received_at = signum, time.monotonic()
-        if num_processes() == 1:
-            self.restore()
         name = signal.Signals(signum).name
         # Not by the log: its streams may be in the middle of a line.
         os.write(2, f"{name}: stopping after this iteration, with a checkpoint; a second signal stops at once\n".encode())

@@ -11,7 +11,7 @@
       - name: BN
         config: configs/Ablation/BN.yml    # from the project's folder
         options: {MODEL.NORM.TYPE_BACKBONE: BN}
-        published: {all: {Rank-1: 64.7, mAP: 72.3}, ALL_GRID: {Rank-1: 40.0}}
+        published: {unseen: {Rank-1: 64.7, mAP: 72.3}, ALL_GRID: {Rank-1: 40.0}}
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ KNOWN_METRICS = (*COLUMNS, *(f"TAR@FAR={fpr}" for fpr in FPRS))
 ALL = "all"
 # A run gets these from its place in the table.
 GIVEN = ("SEED", "OUTPUT_DIR")
+LONGEST_NAME = 100  # also that of a folder
 LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
@@ -133,9 +134,11 @@ def read_row(
         raise UserError(f"{where} must have a name and a config; found {entry!r}")
     check_keys(entry, ROW_KEYS, ("name", "config"), where)
     name, config = entry["name"], entry["config"]
-    folder = folder_name(name) if isinstance(name, str) else ""
-    if not folder:
-        raise UserError(f"{where}: name must be a text with a letter or digit; found {name!r}")
+    folder = folder_name(name) if isinstance(name, str) and len(name.splitlines()) == 1 else ""
+    if not folder or len(folder) > LONGEST_NAME:
+        raise UserError(
+            f"{where}: name must be one line with a letter or digit, of at most {LONGEST_NAME} characters; found {name!r}"
+        )
     if not isinstance(config, str):
         raise UserError(f"{where}: config must be the path of a file, from {project}; found {config!r}")
     where = f"{where} ({name})"
@@ -163,10 +166,10 @@ def check_names(experiment: Experiment) -> None:
     path = experiment.path
     folders: dict[str, str] = {}
     for row in experiment.rows:
-        # Some file systems do not tell upper from lower case.
-        other = folders.setdefault(row.folder.lower(), row.name)
-        if other is not row.name:
-            raise UserError(f"{path}: the rows {other!r} and {row.name!r} have one folder, {row.folder}: rename one")
+        folder = row.folder.lower()  # some file systems do not tell upper from lower case
+        if folder in folders:
+            raise UserError(f"{path}: the rows {folders[folder]!r} and {row.name!r} have one folder, {row.folder}: rename one")
+        folders[folder] = row.name
     unknown = [name for name in experiment.metrics if name not in KNOWN_METRICS]
     if unknown or not experiment.metrics:
         raise UserError(f"{path}: metrics must be of {', '.join(KNOWN_METRICS)}; found {', '.join(unknown) or 'none'}")

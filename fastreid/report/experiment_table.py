@@ -237,4 +237,5 @@ def best_mean(column: Column, table: Table, experiment: Experiment) -> float | N
 
 def pipe_table(header: list[str], rows: list[list[str]]) -> str:
     alignment = ("left", *["right"] * (len(header) - 1))
+    header, *rows = ([cell.replace("|", r"\|") for cell in row] for row in (header, *rows))
     return tabulate(rows, headers=header, tablefmt="pipe", colalign=alignment, disable_numparse=True)

@@ -29,7 +29,7 @@ SIZES = {"axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytic
 def use_style() -> None:
     """Set colours, grid and font sizes of the figures that are made from now on."""
     # Type 42: text in a PDF stays text, which can be searched and edited.
-    sns.set_theme(style="whitegrid", palette=PALETTE, rc=SIZES | {"pdf.fonttype": 42})
+    sns.set_theme(style="whitegrid", palette=PALETTE, rc=SIZES | {"pdf.fonttype": 42, "text.parse_math": False})
 
 
 def style_of_line(position: int, styles: Sequence[str]) -> str:

@@ -153,3 +153,9 @@ def test_a_figure_of_nothing_is_empty(tables, project, gap):
 def test_training_time_is_the_means_times_the_iterations():
     records = [{"iteration": 9, "time": 0.5}, {"iteration": 12, "loss": 3}, {"iteration": 19, "time": 1.0}]
     assert training_seconds(records) == pytest.approx(10 * 0.5 + 10 * 1.0)
+
+
+def test_a_name_with_a_pipe_is_one_cell():
+    from fastreid.report.experiment_table import pipe_table
+
+    assert r"w/o \|a\|" in pipe_table(["", "Rank-1"], [["w/o |a|", "1"]])
