@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fastreid.report.experiment import read_experiment
 from fastreid.report.experiment_figure import plot_table
 from fastreid.report.experiment_runs import plan_runs, training_seconds
-from fastreid.report.experiment_table import measure, write_tables
+from fastreid.report.experiment_table import measure, pipe_table, write_tables
 
 GROUPS = {"seen": ["folder:a"], "unseen": ["folder:b", "folder:c"]}
 # Rank-1 by row, seed and test set.
@@ -156,6 +156,4 @@ def test_training_time_is_the_means_times_the_iterations():
 
 
 def test_a_name_with_a_pipe_is_one_cell():
-    from fastreid.report.experiment_table import pipe_table
-
     assert r"w/o \|a\|" in pipe_table(["", "Rank-1"], [["w/o |a|", "1"]])
