@@ -32,6 +32,8 @@ FINAL = "model_final.pth"
 CONSOLE = "console.log"
 POLL = 0.2  # seconds between two looks at the processes
 REPORT_PERIOD = 180.0  # seconds between two lines on what is running
+# Options that a machine asks for, and that change no number: a run may go on with others.
+OF_THE_MACHINE = ("DATALOADER.NUM_WORKERS", "DATALOADER.CACHE", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP")
 SHOWN_DIFFERENCES = 5
 
 
@@ -84,6 +86,7 @@ class TableRun:
         asked = self.row.cfg.clone()
         asked.SEED = self.seed
         differences = config_differences(asked, [found])
+        differences = {key: values for key, values in differences.items() if key not in OF_THE_MACHINE}
         if differences:
             shown = [f"{key} {show(had)}, asked for {show(now)}" for key, (now, had) in differences.items()]
             more = f" and {len(shown) - SHOWN_DIFFERENCES} more" if len(shown) > SHOWN_DIFFERENCES else ""

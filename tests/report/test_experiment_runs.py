@@ -142,6 +142,12 @@ def test_a_run_that_is_killed_says_so(tables, project):
     assert json.loads((project / "failed.json").read_text())["BN, seed 1"].startswith("killed by SIGKILL; ")
 
 
+def test_options_of_the_machine_may_be_others(tables, project):
+    run_table(tables, project, seeds=[1])
+    runs = plan(tables, project, ["DATALOADER.NUM_WORKERS", "1", "SOLVER.CHECKPOINT_KEEP", "2"], seeds=[1])
+    assert [run.state for run in runs] == ["finished", "finished"]
+
+
 def test_other_options_are_refused_by_name(tables, project):
     run_table(tables, project, seeds=[1])
     with pytest.raises(UserError) as error:
