@@ -3,8 +3,5 @@
 # sh run_evaluate.sh MODEL.DEVICE cpu
 set -eu
 cd "$(dirname "$0")"
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=python3
-    [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
-fi
+. ./tools/find_python.sh
 exec "$PYTHON" ./tools/train_net.py --config-file ./configs/Sample/DG-mobilenet.yml --eval-only --resume "$@"

@@ -5,10 +5,7 @@ DEMO_DATA=${DEMO_DATA:-datasets/synthetic}
 DEMO_CONFIG=${DEMO_CONFIG:-configs/Demo/synthetic-mobilenet.yml}
 DEMO_LOGS=${DEMO_LOGS:-logs/Demo/synthetic-mobilenet}
 cd "$(dirname "$0")/.."
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=python3
-    [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
-fi
+. ./tools/find_python.sh
 FASTREID_DATASETS=$DEMO_DATA
 export FASTREID_DATASETS
 

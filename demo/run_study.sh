@@ -6,10 +6,7 @@ STUDY_DATA=${STUDY_DATA:-datasets/study}
 STUDY_TABLE=${STUDY_TABLE:-configs/Table/synthetic-study.yml}
 STUDY_JOBS=${STUDY_JOBS:-2}
 cd "$(dirname "$0")/.."
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=python3
-    [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
-fi
+. ./tools/find_python.sh
 FASTREID_DATASETS=$STUDY_DATA
 export FASTREID_DATASETS
 

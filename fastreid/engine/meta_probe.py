@@ -56,7 +56,7 @@ def probe_meta_steps(
     """
     if not trainer.has_meta_step:
         raise UserError("this run has no meta steps to probe: META.DATA.NAMES names no data sets")
-    learned = trainer.learning(trainer.outer_parameters)
+    inner, learned = trainer.learning(trainer.inner_parameters), trainer.learning(trainer.outer_parameters)
     if not learned:
         raise UserError(f"MODEL.FREEZE_LAYERS: all that meta steps train is frozen in iteration {trainer.iter}")
     steps: dict[float, list[ProbedStep]] = {ratio: [] for ratio in ratios}
@@ -64,7 +64,6 @@ def probe_meta_steps(
     for _ in tqdm(range(num_steps), "meta steps", leave=False, disable=hide_progress_bar()):
         batch = trainer.next_batch(trainer.meta_batches)
         mtrain, mtest = (trainer.to_device(select_domains(batch, part)) for part in trainer.split_domains())
-        inner = trainer.learning(trainer.inner_parameters)
         with learning_only(trainer.model, {**inner, **learned}.values()), running_stats(trainer.model, "hold"):
             plain = mtest_gradient(trainer, mtest, learned)
             if not plain.any():
