@@ -55,7 +55,7 @@ class Predictor:
         self.model = build_from_checkpoint(self.cfg, self.checkpoint).eval()
         self.device = next(self.model.parameters()).device
         self.image_size = tuple(self.cfg.INPUT.SIZE_TEST)
-        self.feature_size: int = self.cfg.META.BOTTLENECK or self.model.backbone.out_channels
+        self.feature_size: int = self.model.heads.classifier_norm.num_features
         self.transform = build_transforms(self.cfg, is_train=False)
 
     def __call__(self, images: OneImage | Sequence[OneImage], name: str = "images") -> Tensor:
