@@ -20,7 +20,7 @@ from fastreid.engine.precise_bn import PreciseStatistics
 from fastreid.engine.resumable import METRICS, ResumableTrainer
 from fastreid.engine.weight_averaging import WeightAveraging, total_iterations
 from fastreid.evaluation.feature_cache import FeatureCache
-from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
+from fastreid.evaluation.reid_evaluation import Results, evaluate
 from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
 from fastreid.utils.checkpoint import (
@@ -135,6 +135,8 @@ def epochs_to_iterations(cfg: CfgNode, iters_per_epoch: int, num_classes: int, n
     solver.STEPS = [step * iters_per_epoch for step in solver.STEPS]
     period = cfg.TEST.EVAL_PERIOD * iters_per_epoch
     cfg.TEST.EVAL_PERIOD = -(-period // solver.WRITE_PERIOD) * solver.WRITE_PERIOD
+    if solver.CHECKPOINT_SAME_AS_EVAL and cfg.TEST.EVAL_PERIOD:
+        solver.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD
     cfg.freeze()
     return cfg
 
@@ -255,11 +257,10 @@ class DefaultTrainer(ResumableTrainer):
         with self.signals.interruptible():
             results = evaluate(self.cfg, self.model)
         self.results = report(self.cfg, results, iteration=finished, max_iter=total_iterations(self.cfg))
-        rows = self.results.rows
-        if self.best.update(rows[ALL_AVERAGE], finished - 1):
+        if self.best.update(self.results.overall, finished - 1):
             logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")
             self.checkpointer.write(BEST, finished - 1)
-        averages = {name: rows[f"{name}_average"] for name in self.results.splits} | {"all_average": rows[ALL_AVERAGE]}
+        averages = self.results.averages | {"all_average": self.results.overall}
         return {f"test/{name} {key}": row[key] for name, row in averages.items() for key in ("Rank-1", "mAP")}
 
 
@@ -388,5 +389,5 @@ def report(cfg: CfgNode, results: Results, **about) -> Results:
     test = cfg.TEST
     options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
     results.save(Path(cfg.OUTPUT_DIR), **about, options=options, machine=machine_name(cfg.MODEL.DEVICE))
-    logger.info(f"results, in percent:\n{results.table()}")
+    logger.info(f"results:\n{results.table()}")
     return results

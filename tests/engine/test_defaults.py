@@ -108,9 +108,9 @@ class TestEpochs:
         return cfg, defaults.epochs_to_iterations(cfg, iters, num_classes=33, num_domains=4)
 
     def test_become_iterations(self):
-        cfg, done = self.convert("SOLVER.DELAY_ITERS", 3)
+        cfg, done = self.convert("SOLVER.DELAY_ITERS", 3, "SOLVER.CHECKPOINT_SAME_AS_EVAL", "False")
         solver = done.SOLVER
-        assert (solver.MAX_ITER, solver.WARMUP_ITERS, solver.DELAY_ITERS, solver.CHECKPOINT_PERIOD) == (700, 70, 21, 70)
+        assert (solver.MAX_ITER, solver.WARMUP_ITERS, solver.DELAY_ITERS, solver.CHECKPOINT_PERIOD) == (700, 70, 21, 14)
         assert solver.STEPS == [280, 490] and solver.ITERS_PER_EPOCH == 7
 
     def test_sizes_of_the_data_are_filled_in(self):
@@ -128,6 +128,12 @@ class TestEpochs:
     def test_evaluations_fall_on_written_iterations(self, epochs, write_period, expected):
         _, done = self.convert("TEST.EVAL_PERIOD", epochs, "SOLVER.WRITE_PERIOD", write_period)
         assert done.TEST.EVAL_PERIOD == expected
+
+    @pytest.mark.parametrize("same, epochs, expected", [(True, 3, 30), (True, 0, 35), (False, 3, 35)])
+    def test_checkpoints_come_with_the_tests_if_there_are_any(self, same, epochs, expected):
+        options = ["SOLVER.CHECKPOINT_PERIOD", 5, "SOLVER.CHECKPOINT_SAME_AS_EVAL", str(same), "TEST.EVAL_PERIOD", epochs]
+        _, done = self.convert(*options)
+        assert done.SOLVER.CHECKPOINT_PERIOD == expected
 
 
 class TestFindCheckpoint:
@@ -221,7 +227,7 @@ class TestTestOnly:
         defaults.test_only(cfg, **options)
         torch.testing.assert_close(self.models[0].state_dict(), model.state_dict(), rtol=0, atol=0)
         assert "model_0000003.pth" in (tmp_path / "results.json").read_text()
-        assert "| a_average" in (tmp_path / "results.txt").read_text()
+        assert "| a  " in (tmp_path / "results.txt").read_text()
 
     def test_the_last_checkpoint(self, tmp_path):
         model = self.checkpoint(tmp_path)
