@@ -166,6 +166,7 @@ def test_a_missing_data_set_is_an_error_by_the_published_default_too(root, make_
 
 
 def test_averaged_weights_alone_take_all_sources(root, make_full_run):
-    trainer = make_full_run(root / "run", SOLVER__SWA__ENABLED=True, SOLVER__SWA__ITER=1, SOLVER__SWA__PERIOD=1)
-    batches = BatchStream(trainer.statistics_batches)
-    assert {path.split("/")[-3] for _ in range(3) for path in next(batches)["img_paths"]} == {"a", "b", "c"}
+    averaging = {"SOLVER__SWA__ENABLED": True, "SOLVER__SWA__ITER": 1, "SOLVER__SWA__PERIOD": 1}
+    trainer = make_full_run(root / "run", SOLVER__IMS_PER_BATCH=30, META__DATA__MTRAIN_MINI_BATCH=6, **averaging)
+    batch = next(BatchStream(trainer.statistics_batches))
+    assert {path.split("/")[-3] for path in batch["img_paths"]} == {"a", "b", "c"}
