@@ -36,9 +36,9 @@ DUAL_NORM_FIRST_BATCH_STAGE = "layer7"
 EPS = 1e-5  # of every normalization layer
 TORCHVISION_STEM = "features.0.0.weight"  # by which a file in torchvision's naming is told
 WHERE_FROM = (
-    "MobileNetV2 ImageNet weights of this width come from torchreid's model zoo (mobilenetv2_x1_0, mobilenetv2_x1_4), which "
-    "the published MetaBIN's README links; download the file and put it there. Width 1.0 needs none: without a file and "
-    "without MODEL.BACKBONE.PRETRAIN_PATH, torchvision's weights are taken; for others name a file in PRETRAIN_PATH"
+    "put MobileNetV2 ImageNet weights of this width there, from torchreid's model zoo (mobilenetv2_x1_0, mobilenetv2_x1_4) "
+    "or the published MetaBIN's links, name another file in MODEL.BACKBONE.PRETRAIN_PATH, take width 1.0, which needs none "
+    "without PRETRAIN_PATH (torchvision has its weights)"
 )
 RESNET_OPTIONS = ("WITH_IBN", "WITH_SE", "WITH_NL")
 
