@@ -12,7 +12,8 @@ _C = CN()
 _C.MODEL = CN()
 _C.MODEL.DEVICE = "cuda"  # "cuda", "cuda:1", "cpu"; without a CUDA device the CPU is used after a warning
 _C.MODEL.META_ARCHITECTURE = "Metalearning"
-_C.MODEL.WEIGHTS = ""  # a checkpoint to start from or to evaluate
+# A checkpoint to start from or to evaluate; "untrained": evaluate the model that training starts from.
+_C.MODEL.WEIGHTS = ""
 _C.MODEL.FREEZE_LAYERS = ()  # modules that do not learn for SOLVER.FREEZE_ITERS, by name: "backbone", "backbone.layer1"
 _C.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]  # RGB, 0..255
 _C.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]

@@ -146,7 +146,8 @@ def test_train_interrupt_resume_and_test(work):
 
 
 def test_missing_data_are_one_line_and_status_2(work):
-    words = ["--eval-only", "OUTPUT_DIR", str(work / "logs" / "wrong"), "DATASETS.TESTS", "folder:none"]
+    untrained = ["--eval-only", "MODEL.WEIGHTS", "untrained"]
+    words = [*untrained, "OUTPUT_DIR", str(work / "logs" / "wrong"), "DATASETS.TESTS", "folder:none"]
     output = finish(start(work, *words), status=2)
     assert "Traceback" not in output
     message = output.splitlines()[-1]
