@@ -36,6 +36,7 @@ from fastreid.utils.checkpoint import (
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import remove_leftovers, write_text
 from fastreid.utils.launch import add_launch_arguments
+from fastreid.utils.locks import hold_lock
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.machine import machine_name
 from fastreid.utils.memory import keep_freed_memory
@@ -45,6 +46,7 @@ from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"  # of an output folder, held by the run that writes into it
 EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD", "FREEZE_ITERS")
 
 
@@ -93,6 +95,7 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(folder)
     logger.info(f"config {args.config_file}, output folder {folder}, seed {cfg.SEED}")
     if not (args.eval_only or analysis_modes(args)) and process_rank() == 0:
+        hold_lock(folder / LOCK)
         write_text(folder / "config.yaml", cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
@@ -181,6 +184,7 @@ class DefaultTrainer(ResumableTrainer):
             trust: read a file that could run code while it is read.
         """
         if process_rank() == 0:
+            hold_lock(self.folder / LOCK)
             remove_leftovers(self.folder)
         found = find_checkpoint(self.folder, number, trust) if resume else None
         self.require_one_folder(found)

@@ -1,6 +1,7 @@
 """The lock of a folder: one holder at a time, and nothing stale."""
 
 import os
+import platform
 import subprocess
 
 import pytest
@@ -19,13 +20,13 @@ def test_one_holder_at_a_time(tmp_path):
             with lock_file(path):
                 pass
     with lock_file(path):
-        assert path.read_text() == str(os.getpid())
+        assert path.read_text() == f"{os.getpid()} {platform.node()}"
 
 
 def test_the_file_of_a_process_that_is_gone_is_no_lock(tmp_path):
     (tmp_path / "lock").write_text(f"{NO_PROCESS} and more")
     with lock_file(tmp_path / "lock"):
-        assert (tmp_path / "lock").read_text() == str(os.getpid())
+        assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} ")
 
 
 @pytest.mark.parametrize("patience", [0.3, 60])
