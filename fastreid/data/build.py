@@ -116,11 +116,16 @@ def build_train_loaders(cfg) -> TrainLoaders:
     sampler = build_sampler(
         data, cfg.SOLVER.IMS_PER_BATCH, node.NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed
     )
-    iters_per_epoch = sampler.total_images // cfg.SOLVER.IMS_PER_BATCH
+    # An iteration with a meta step has INNER_LOOP base steps, but for the first one, which does not count here.
+    base_steps = cfg.META.SOLVER.INIT.INNER_LOOP if cfg.META.DATA.NAMES else 1
+    if base_steps < 1:
+        raise UserError(f"META.SOLVER.INIT.INNER_LOOP must be at least 1 base step an iteration; found {base_steps}")
+    iters_per_epoch = sampler.total_images // (cfg.SOLVER.IMS_PER_BATCH * base_steps)
     if iters_per_epoch < 1:
         raise UserError(
-            f"{len(data.paths)} training images make no epoch of batches of {cfg.SOLVER.IMS_PER_BATCH} with "
-            f"{node.NUM_INSTANCE} images an identity: lower SOLVER.IMS_PER_BATCH"
+            f"{len(data.paths)} training images make no epoch of {base_steps} x {cfg.SOLVER.IMS_PER_BATCH} images an "
+            f"iteration with {node.NUM_INSTANCE} images an identity: lower SOLVER.IMS_PER_BATCH"
+            + (" or META.SOLVER.INIT.INNER_LOOP" if base_steps > 1 else "")
         )
     base = build_loader(cfg, data, sampler, seed)
     meta, meta_domains = None, 0

@@ -57,7 +57,7 @@ def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer 
     solver = cfg.SOLVER
     if which == "norm":
         lr = solver.BASE_LR * cfg.META.SOLVER.LR_FACTOR.GATE
-        groups = [{"params": [p], "lr": lr} for p in gate_parameters(model).values()]
+        groups = [{"name": name, "params": [p], "lr": lr} for name, p in gate_parameters(model).items()]
         return MergedSGD(groups, lr=lr) if groups else None
     if which != "main":
         raise ValueError(f'an optimizer is called "main" or "norm"; found {which!r}')
@@ -67,5 +67,5 @@ def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer 
         lr = solver.BASE_LR * (solver.BIAS_LR_FACTOR if is_bias else 1.0)
         lr *= solver.BACKBONE_LR_FACTOR if name.startswith("backbone.") else solver.HEADS_LR_FACTOR
         decay = solver.WEIGHT_DECAY_BIAS if is_bias else solver.WEIGHT_DECAY
-        groups.append({"params": [parameter], "lr": lr, "weight_decay": decay})
+        groups.append({"name": name, "params": [parameter], "lr": lr, "weight_decay": decay})
     return MergedSGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)

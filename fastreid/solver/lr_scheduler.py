@@ -121,9 +121,9 @@ class TriangularLR(Schedule):
 
 
 def triangle(step: int, period: int, up_ratio: float) -> float:
-    """Return the height in 0..1 of a triangular wave at `step`; it starts at 0 and rises for up_ratio x period steps."""
-    position, top = step % period, up_ratio * period
-    return position / top if position <= top and top else (period - position) / (period - top)
+    """Return the height in 0..1 of a triangular wave at `step`; it starts at 0 and rises for int(up_ratio x period) steps."""
+    position, top = step % period, int(up_ratio * period)
+    return position / top if position < top else (period - position) / (period - top)
 
 
 def cycle_period(cfg) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from fastreid.config import get_cfg
 from fastreid.solver import InnerRatio, build_lr_scheduler
+from fastreid.solver.lr_scheduler import triangle
 
 VECTORS = np.load(Path(__file__).parents[1] / "golden" / "schedules.npz")
 
@@ -45,6 +46,22 @@ def test_inner_ratio_cycle_matches_the_published_one():
     ratio = InnerRatio(config())
     expected = VECTORS["inner_ratio_cyclic_iters_per_epoch=20"]
     np.testing.assert_allclose([ratio.advance() for _ in expected], expected, rtol=0, atol=1e-12)
+
+
+def test_an_odd_period_rises_for_its_smaller_half():
+    cfg = config("SOLVER.ITERS_PER_EPOCH", 1787)  # of the published run: a period of 8,935 meta steps, 4,467 of them rising
+    ratio = InnerRatio(cfg)
+    steps = [ratio.value] + [ratio.advance() for _ in range(8935)]
+    assert np.argmax(steps) == 4467 and steps[4467] == pytest.approx(0.1, abs=1e-15)
+    np.testing.assert_allclose(np.diff(steps[:4468]), (0.1 - 0.001) / 4467, rtol=1e-6)
+    np.testing.assert_allclose(np.diff(steps[4467:]), (0.001 - 0.1) / 4468, rtol=1e-6)
+
+
+@pytest.mark.parametrize("up_ratio, top", [(0.0, 0), (0.25, 25), (0.999, 99), (1.0, 99)])
+def test_a_cycle_may_rise_for_any_share_of_its_period(up_ratio, top):
+    heights = [triangle(step, 100, up_ratio) for step in range(201)]
+    assert np.argmax(heights) == top and min(heights) >= 0 and heights[0] == heights[100] == (0 if top else 1)
+    assert heights[100:200] == heights[:100]
 
 
 def test_fixed_inner_ratio_needs_no_cycle():
