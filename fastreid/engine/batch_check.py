@@ -102,9 +102,9 @@ def data_of(loader: DataLoader) -> TrainingData:
 def find_problem(cfg, kind: BatchKind) -> str:
     """Say why the batches of a kind cannot teach; '' if they can."""
     identities, functions = kind.size // kind.num_instances, loss_functions(cfg.MODEL.LOSSES)
-    shared = identities if cfg.MODEL.NORM.SYNC else identities // num_processes()
-    if shared * kind.num_instances < FEWEST_IMAGES:
-        return f"batch normalization needs at least {FEWEST_IMAGES} images" + (" in each process" if num_processes() > 1 else "")
+    apart = num_processes() > 1 and not cfg.MODEL.NORM.SYNC
+    if (identities // num_processes() if apart else identities) * kind.num_instances < FEWEST_IMAGES:
+        return f"batch normalization needs at least {FEWEST_IMAGES} images" + (" in each process" if apart else "")
     untaught = {part: [name for name in part.losses if functions.get(name, (0, 0))[1]] for part in kind.parts}
     generator = torch.Generator().manual_seed(cfg.SEED)
     for batch in kind.batches():

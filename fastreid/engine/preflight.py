@@ -10,7 +10,7 @@ from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import TestSet
 from fastreid.engine import analysis
 from fastreid.engine.train_loop import SimpleTrainer
-from fastreid.evaluation.checked_sets import check_test_options, load_test_sets
+from fastreid.evaluation.checked_sets import load_test_sets
 from fastreid.evaluation.extraction import own_share
 from fastreid.utils.checkpoint import BEST, FINAL, NUMBERED, checkpoint_name
 from fastreid.utils.errors import UserError
@@ -50,7 +50,6 @@ def check_options(cfg) -> None:
         raise UserError(f"TEST.PRECISE_BN.NUM_ITER must be at least 1 batch; found {cfg.TEST.PRECISE_BN.NUM_ITER}")
     if solver.ON_NAN not in ("stop", "rollback"):
         raise UserError(f"SOLVER.ON_NAN must be stop or rollback; found {solver.ON_NAN!r}")
-    check_test_options(cfg)
     analysis.check_options(cfg)
 
 
