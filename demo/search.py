@@ -37,7 +37,7 @@ from fastreid.evaluation.search import (  # noqa: E402
     recall_queries,
 )
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import atomic_path  # noqa: E402
+from fastreid.utils.files import atomic_path, require_folder  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 logger = logging.getLogger("fastreid.search")
@@ -48,6 +48,7 @@ def main() -> None:
     setup_logger()
     if args.index == "ivf":
         import_faiss()  # now, not after the features
+    require_folder(args.output)
     predictor = Predictor(args.config_file, args.opts)
     gallery = load_gallery(predictor, args.gallery, args.output)
     queries = compute_features(predictor, find_images(args.query), "queries")

@@ -13,9 +13,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fastreid import Predictor  # noqa: E402
-from fastreid.engine.export import export_model  # noqa: E402
+from fastreid.engine.export import check_output, export_model  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
 from fastreid.utils.errors import run_command  # noqa: E402
+from fastreid.utils.files import refuse_inputs  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 
@@ -25,7 +26,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="FILE.onnx, or FILE.pt2 for PyTorch")
     args = parser.parse_args()
     setup_logger()
+    check_output(args.output)
     predictor = Predictor(args.config_file, args.opts)
+    refuse_inputs(args.output, [predictor.checkpoint, args.config_file])
     differences = export_model(predictor, args.output)
     height, width = predictor.image_size
     size = args.output.stat().st_size / 1e6

@@ -22,6 +22,7 @@ from fastreid.utils.files import write_text  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 MOST_RUNS = 8
+PAGES = (".html", ".htm")
 BASE = PROJECT / "configs" / "Base-DG.yml"
 
 
@@ -78,6 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"{len(folders)} runs: a page shows {MOST_RUNS} at most, as many as there are colours to tell apart; "
             "tools/find_results.py puts any number into one table"
         )
+    if args.output and args.output.exists() and args.output.suffix.lower() not in PAGES:
+        raise UserError(f"--output {args.output} is there and is no page: choose a name that ends in {PAGES[0]}")
     runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders))]
     if not any(run.usable for run in runs):
         raise UserError("; ".join(f"{run.folder}: {', '.join(run.problems)}" for run in runs))

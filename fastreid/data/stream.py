@@ -71,15 +71,17 @@ class BatchStream:
 class DataPositions:
     """What a checkpoint keeps of the data: the place in each stream, and the generator of the domain splits.
 
-    All processes have the same. Args:
+    Beside them stands the number of iterations in an epoch, for runs that go on with another one. All processes have the
+    same. Args:
         streams: by name. domain_rng: None without meta steps.
     """
 
-    def __init__(self, streams: dict[str, BatchStream], domain_rng: torch.Generator | None):
-        self.streams, self.domain_rng = streams, domain_rng
+    def __init__(self, streams: dict[str, BatchStream], domain_rng: torch.Generator | None, iters_per_epoch: int):
+        self.streams, self.domain_rng, self.iters_per_epoch = streams, domain_rng, iters_per_epoch
 
     def state_dict(self) -> dict[str, Any]:
         state = {name: stream.position for name, stream in self.streams.items()}
+        state["iters_per_epoch"] = self.iters_per_epoch
         return state | ({"domain_splits": self.domain_rng.get_state()} if self.domain_rng is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -16,8 +16,10 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.analysis import MODES
+from fastreid.engine.batch_check import check_batches
 from fastreid.engine.chosen_model import UNTRAINED, note_unused_weights, require_one_model
 from fastreid.engine.precise_bn import PreciseStatistics
+from fastreid.engine.preflight import check_options, find_test_sets, require_room
 from fastreid.engine.resumable import METRICS, ResumableTrainer
 from fastreid.engine.weight_averaging import WeightAveraging, total_iterations
 from fastreid.evaluation.feature_cache import FeatureCache
@@ -35,6 +37,7 @@ from fastreid.utils.checkpoint import (
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import remove_leftovers, write_text
 from fastreid.utils.launch import add_launch_arguments
+from fastreid.utils.locks import hold_lock
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.machine import machine_name
 from fastreid.utils.memory import keep_freed_memory
@@ -44,6 +47,7 @@ from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"  # of an output folder, held by the run that writes into it
 EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD", "FREEZE_ITERS")
 
 
@@ -94,6 +98,7 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     if args.eval_only or analysis_modes(args):
         require_one_model(cfg, args.opts, args.resume, args.num_pth)
     elif process_rank() == 0:
+        hold_lock(folder / LOCK)
         write_text(folder / "config.yaml", cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
@@ -148,13 +153,15 @@ class DefaultTrainer(ResumableTrainer):
     """Everything a run needs, from its config: loaders, model, optimizers, schedules, checkpoints, logs, evaluation."""
 
     def __init__(self, cfg: CfgNode):
-        check_solver_options(cfg)
+        check_options(cfg)
         config = cfg.dump()
+        self.test_sets = find_test_sets(cfg)
         loaders = build_train_loaders(cfg)
         cfg = epochs_to_iterations(cfg, loaders.iters_per_epoch, loaders.num_classes, loaders.num_meta_domains)
         model = build_model(cfg)
         main, norm = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
         super().__init__(cfg, model, loaders.base, loaders.meta, main, norm)
+        check_batches(cfg, loaders)
         self.schedulers = {"lr": build_lr_scheduler(cfg, main, "main")}
         moving = {"optimizer_main": main, "scheduler_main": self.schedulers["lr"]}
         if norm is not None:
@@ -182,6 +189,7 @@ class DefaultTrainer(ResumableTrainer):
             trust: read a file that could run code while it is read.
         """
         if process_rank() == 0:
+            hold_lock(self.folder / LOCK)
             remove_leftovers(self.folder)
         found = find_checkpoint(self.folder, number, trust) if resume else None
         self.require_one_folder(found)
@@ -212,19 +220,12 @@ class DefaultTrainer(ResumableTrainer):
             Stopped: by SIGINT or SIGTERM, after the iteration's end and a checkpoint.
             UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
         """
-        cfg, metrics = self.cfg, self.folder / METRICS
-        averaging = self.averaging
-        if self.start_iter >= total_iterations(cfg) and (averaging is None or averaging.in_model):
-            logger.info(f"training ended at iteration {self.start_iter} already: testing it")
-            if cfg.TEST.PRECISE_BN.ENABLED:
-                logger.info("TEST.PRECISE_BN belongs to training: the statistics are those of the checkpoint")
-            self.evaluate(self.start_iter)
+        cfg = self.cfg
+        if self.start_iter >= total_iterations(cfg) and (self.averaging is None or self.averaging.in_model):
+            self.test_what_is_trained()
             return self.results
-        writers, plots = [], []
         if process_rank() == 0:
-            writers = [LogWriter(cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
-            plots = [hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png"))]
-        self.writer = hooks.PeriodicWriter(writers, cfg.SOLVER.WRITE_PERIOD)
+            require_room(self, self.folder, self.checkpointer.history, total_iterations(cfg))
         self.register_hooks(
             [
                 hooks.IterationTimer(),
@@ -233,16 +234,39 @@ class DefaultTrainer(ResumableTrainer):
                 hooks.ScalerSkips(cfg.SOLVER.WRITE_PERIOD),
                 *self.statistics_hooks(),
                 hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-                hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
-                self.writer,
+                hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, self.evaluation_is_recorded),
+                *self.writer_hooks(),
                 hooks.StopOnSignal(self.signals),
-                *plots,
             ]
         )
         if cfg.SOLVER.COMPILE != "off":
             self.register_hooks([hooks.CompilationReport()])
         self.train_and_survive()
         return self.results
+
+    def test_what_is_trained(self) -> None:
+        """Test a run that is at its end, and record the numbers if that is still to do."""
+        logger.info(f"training ended at iteration {self.start_iter} already: testing it")
+        if self.cfg.TEST.PRECISE_BN.ENABLED:
+            logger.info("TEST.PRECISE_BN belongs to training: the statistics are those of the checkpoint")
+        if self.evaluation_is_recorded(self.start_iter):
+            self.evaluate(self.start_iter)
+            return
+        writing = self.writer_hooks()
+        self.register_hooks(writing)
+        self.storage.iter = self.start_iter - 1
+        self.storage.put_scalars(self.evaluate(self.start_iter))
+        for hook in writing:
+            hook.after_train()
+
+    def writer_hooks(self) -> list[hooks.HookBase]:
+        """Return what writes the run's numbers, which is `writer` from now on, and what draws them at the end."""
+        writers, plots, metrics = [], [], self.folder / METRICS
+        if process_rank() == 0:
+            writers = [LogWriter(self.cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
+            plots = [hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png"))]
+        self.writer = hooks.PeriodicWriter(writers, self.cfg.SOLVER.WRITE_PERIOD)
+        return [self.writer, *plots]
 
     def statistics_hooks(self) -> list[hooks.HookBase]:
         """Return what makes weights and statistics other ones for tests and checkpoints, and so stands before these."""
@@ -259,40 +283,13 @@ class DefaultTrainer(ResumableTrainer):
         The best model so far is kept as model_best.pth.
         """
         with self.signals.interruptible():
-            results = evaluate(self.cfg, self.model)
+            results = evaluate(self.cfg, self.model, test_sets=self.test_sets)
         self.results = report(self.cfg, results, iteration=finished, max_iter=total_iterations(self.cfg))
         if self.best.update(self.results.overall, finished - 1):
             logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")
             self.checkpointer.write(BEST, finished - 1)
         averages = self.results.averages | {"all_average": self.results.overall}
         return {f"test/{name} {key}": row[key] for name, row in averages.items() for key in ("Rank-1", "mAP")}
-
-
-def check_solver_options(cfg: CfgNode) -> None:
-    """Check the options of a run that have no meaning of their own elsewhere.
-
-    Raises:
-        UserError: one is out of range.
-    """
-    solver = cfg.SOLVER
-    if solver.MAX_ITER < 1 or solver.WRITE_PERIOD < 1:
-        raise UserError("SOLVER.MAX_ITER (epochs) and SOLVER.WRITE_PERIOD (iterations) must be at least 1")
-    averaging = solver.SWA
-    if averaging.ENABLED and not 1 <= averaging.PERIOD <= averaging.ITER:
-        raise UserError(
-            f"SOLVER.SWA.PERIOD must be from 1 to SOLVER.SWA.ITER (epochs), so that there is a model to average; found "
-            f"{averaging.PERIOD} and {averaging.ITER}"
-        )
-    if averaging.ENABLED and averaging.LR_FACTOR <= 0:
-        raise UserError(f"SOLVER.SWA.LR_FACTOR must be above 0; found {averaging.LR_FACTOR}")
-    if solver.FREEZE_ITERS < 0:
-        raise UserError(f"SOLVER.FREEZE_ITERS must be 0 (never) or a number of epochs; found {solver.FREEZE_ITERS}")
-    if cfg.TEST.PRECISE_BN.NUM_ITER < 1:
-        raise UserError(f"TEST.PRECISE_BN.NUM_ITER must be at least 1 batch; found {cfg.TEST.PRECISE_BN.NUM_ITER}")
-    if solver.CHECKPOINT_KEEP < 0:
-        raise UserError(f"SOLVER.CHECKPOINT_KEEP must be 0 (all) or a number of checkpoints; found {solver.CHECKPOINT_KEEP}")
-    if solver.ON_NAN not in ("stop", "rollback"):
-        raise UserError(f"SOLVER.ON_NAN must be stop or rollback; found {solver.ON_NAN!r}")
 
 
 def find_checkpoint(folder: Path, number: int | None, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 7, 32)
 TOLERANCE = 1e-3  # of the largest feature: what rounding in another order may change
+ONNX, PROGRAM = ".onnx", ".pt2"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -44,6 +45,18 @@ class FeatureModel(nn.Module):
         return features
 
 
+def check_output(path: Path) -> None:
+    """Raise UserError if a model cannot be exported to a file of that name: another suffix, or packages are missing."""
+    if path.suffix not in (ONNX, PROGRAM):
+        raise UserError(f"a model is exported to a file ending in {ONNX} or {PROGRAM}; found {path}")
+    missing = [name for name in ONNX_PACKAGES if path.suffix == ONNX and importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"an export to ONNX needs {', '.join(missing)}: pip install {' '.join(missing)} (or this project's extra, "
+            'pip install -e ".[export]"), or export to .pt2'
+        )
+
+
 def export_model(predictor: Predictor, path: Path) -> dict[int, float]:
     """Write the model to `path`, whose suffix .onnx or .pt2 chooses the format, after checking it.
 
@@ -52,9 +65,8 @@ def export_model(predictor: Predictor, path: Path) -> dict[int, float]:
     Raises:
         UserError: another suffix, a package that is not installed, or features that differ from the model's.
     """
-    writers = {".onnx": write_onnx, ".pt2": write_program}
-    if path.suffix not in writers:
-        raise UserError(f"a model is exported to a file ending in .onnx or .pt2; found {path}")
+    check_output(path)
+    writers = {ONNX: write_onnx, PROGRAM: write_program}
     # A copy: the predictor stays where it is. Weights in the plain layout, as other programs expect them.
     plain = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format)
     model = FeatureModel(plain, predictor.cfg.TEST.FLIP).eval()
@@ -103,12 +115,6 @@ def write_program(model: FeatureModel, size: tuple[int, int], about: dict, path:
 
 def write_onnx(model: FeatureModel, size: tuple[int, int], about: dict, path: Path) -> Callable[[Tensor], Tensor]:
     """Write an ONNX file with metadata properties, and return it, run by onnxruntime, as a function of images."""
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"an export to ONNX needs {', '.join(missing)}: pip install {' '.join(missing)} (or this project's extra, "
-            'pip install -e ".[export]"), or export to .pt2'
-        )
     import onnxruntime
 
     program = torch.onnx.export(

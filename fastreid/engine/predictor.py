@@ -24,6 +24,7 @@ from fastreid.data.build import worker_options
 from fastreid.data.common import read_image
 from fastreid.data.transforms import build_transforms
 from fastreid.engine.defaults import build_from_checkpoint, output_folder
+from fastreid.evaluation.checked_sets import check_test_options
 from fastreid.evaluation.extraction import forward_batches
 from fastreid.utils.checkpoint import checkpoint_names, last_checkpoint
 from fastreid.utils.errors import UserError
@@ -52,6 +53,7 @@ class Predictor:
 
     def __init__(self, source: CfgNode | str | Path, opts: Sequence[str] = ()):
         self.cfg, self.checkpoint = find_run(source, opts)
+        check_test_options(self.cfg)
         self.model = build_from_checkpoint(self.cfg, self.checkpoint).eval()
         self.device = next(self.model.parameters()).device
         self.image_size = tuple(self.cfg.INPUT.SIZE_TEST)

@@ -28,9 +28,7 @@ def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Ten
     if len(items) == 0:
         raise UserError(f"the test set {name} has no images: check its folder and splits")
     start = time.perf_counter()
-    world, rank = num_processes(), process_rank()
-    per_process = -(-len(items) // world)
-    share = items[rank * per_process : (rank + 1) * per_process]
+    world, share = num_processes(), own_share(items)
     features, error = None, None
     try:
         features = forward_batches(cfg, model, build_test_loader(cfg, share), len(share), name) if len(share) else None
@@ -39,10 +37,21 @@ def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Ten
             raise
         error = str(problem)
     if world > 1:
-        features = _gather(features, error, len(items), per_process)
+        features = _gather(features, error, len(items), share_size(items))
     seconds = time.perf_counter() - start
     logger.info(f"{name}: features of {len(items):,} images in {seconds:.1f} s, {len(items) / seconds:.1f} images/s")
     return features
+
+
+def share_size(items: Items) -> int:
+    """Return how many of the images a process computes; the last ones have fewer or none."""
+    return -(-len(items) // num_processes())
+
+
+def own_share(items: Items) -> Items:
+    """Return the images whose features this process computes."""
+    size = share_size(items)
+    return items[process_rank() * size : (process_rank() + 1) * size]
 
 
 @torch.inference_mode()

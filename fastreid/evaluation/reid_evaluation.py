@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
@@ -24,6 +23,7 @@ from fastreid.evaluation.streaming import (
     evaluate_blocks,
     rows_per_block,
 )
+from fastreid.evaluation.checked_sets import load_test_sets
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes, process_rank
 
@@ -35,22 +35,23 @@ logger = logging.getLogger(__name__)
 FINITE_ROWS = 4096
 
 
-def evaluate(cfg, model: nn.Module, cache: FeatureCache | None = None) -> Results:
+def evaluate(
+    cfg, model: nn.Module, cache: FeatureCache | None = None, test_sets: dict[str, TestSet] | None = None
+) -> Results:
     """Test a model on every data set of `DATASETS.TESTS`, each image's feature computed once for all splits.
 
     With several processes they share the images, process 0 evaluates, and all return its results.
 
     Args:
         cache: where features are saved, or read from instead of being computed.
+        test_sets: of `load_test_sets`, if they were loaded before.
 
     Raises:
         UserError: a data set is missing, an image is damaged, saved features are stale, or no query has a match.
     """
-    if not cfg.DATASETS.TESTS:
-        raise UserError("DATASETS.TESTS names no data set to test on")
+    test_sets = load_test_sets(cfg) if test_sets is None else test_sets
     results, device = Results(), next(model.parameters()).device
-    for name in cfg.DATASETS.TESTS:
-        test_set = load_test_set(name)
+    for name, test_set in test_sets.items():
         features = _features(cfg, model, test_set, name, cache)
         start = time.perf_counter()
         _on_process_zero(lambda: evaluate_test_set(cfg, features, test_set, name, results, device))

@@ -17,6 +17,7 @@ Metrics = dict[str, float]
 
 FPRS = ("0.0001", "0.001", "0.01")
 COLUMNS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", *(f"TPR@FPR={fpr}" for fpr in FPRS))
+WORKBOOK, PER_QUERY = "results.xlsx", "per_query"
 ALL_AVERAGE = "** all_average **"
 
 
@@ -87,10 +88,10 @@ class Results:
         cmc = {name: (100 * curve).tolist() for name, curve in self.curves.items()}
         write_json(folder / "results.json", {**about, "results": rows, "splits": splits, "cmc": cmc})
         write_text(folder / "results.txt", self.table() + "\n")
-        write_workbook(folder / "results.xlsx", self.rows, self.splits, COLUMNS)
+        write_workbook(folder / WORKBOOK, self.rows, self.splits, COLUMNS)
         plot_cmc(folder / "cmc.png", self.curves)
         for name, queries in self.queries.items():
-            write_queries(folder / "per_query" / f"{file_stem(name)}.csv", queries)
+            write_queries(folder / PER_QUERY / f"{file_stem(name)}.csv", queries)
 
 
 def _over(statistic: Callable[[list[float]], Any], metrics: Iterable[Metrics]) -> Metrics:

@@ -129,10 +129,7 @@ def _read_config(run: Run, path: Path) -> None:
 
 
 def _read_metrics(run: Run, path: Path) -> None:
-    try:
-        run.records = read_metrics(path)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:  # what lines that are no records lead to
-        raise UserError(f"{path} is not a list of records with an `iteration` ({type(error).__name__})") from error
+    run.records = read_metrics(path)
     if not run.records and path.stat().st_size:
         raise UserError(f"{path}: no line of it is a JSON record")
     if not run.records:

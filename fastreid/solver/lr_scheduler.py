@@ -16,7 +16,10 @@ from fastreid.utils.errors import UserError
 
 
 class Schedule(LRScheduler):
-    """Base class: a schedule whose state has one rate per parameter, as published checkpoints do."""
+    """Base class: a schedule whose state has one rate per parameter, as published checkpoints do.
+
+    A checkpoint's state decides nothing but the iteration: rates are those of the present options.
+    """
 
     PER_GROUP = ("base_lrs", "_last_lr")
 
@@ -25,8 +28,14 @@ class Schedule(LRScheduler):
         return state | {name: self.optimizer.per_parameter(state[name]) for name in self.PER_GROUP}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        rates = {name: self.optimizer.per_group(state_dict[name]) for name in self.PER_GROUP if name in state_dict}
-        super().load_state_dict({**state_dict, **rates})
+        self.go_to(int(state_dict["last_epoch"]))
+
+    def go_to(self, iteration: int) -> None:
+        """Give the optimizer the rates of an iteration."""
+        self.last_epoch = iteration
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr):
+            group["lr"] = rate
 
 
 class WarmupLR(Schedule):

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 LAST_CHECKPOINT = "last_checkpoint"
 HISTORY = "checkpoints.json"
 BEST = "model_best"
+FINAL = "model_final"
 NUMBERED = re.compile(r"model_\d{7,}\.pth")
 CLASSIFIER = "heads.classifier_fc.weight"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
+import stat
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from fastreid.utils.errors import UserError
 
@@ -42,6 +44,42 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write {path} ({reason}): check the folder, its permissions and space") from error
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of this program by its fixed name, and return the descriptor; no link leads to another file.
+
+    Where others may write, as in a shared folder, they could have put a link there, to a file of this user.
+
+    Raises:
+        UserError: it is a link, has a second name, or is no regular file.
+        OSError: it cannot be opened.
+    """
+    refused = UserError(f"{path} is a link, or no file of one name: it is not written to, as others may have put it there; remove it")
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise refused from error
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise refused
+    return descriptor
+
+
+def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise UserError if the file that a command will write is one that it reads, by whatever name."""
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UserError(f"--output {output} is {path}, which this command reads and would replace: choose another name")
+
+
+def require_folder(output: Path) -> None:
+    """Raise UserError if what a command will make a folder, or write into, is a file."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file, expected a folder to write into: choose another name")
 
 
 def sync(path: Path) -> None:

@@ -284,3 +284,21 @@ def test_the_log_says_how_much_is_stored(tmp_path, caplog, monkeypatch):
         reopen(tmp_path / "cache", paths)
     assert isinstance(cache, ImageCache)
     assert "0 of 12 images stored" in caplog.messages[0] and "1 of 12 images stored" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("plant", [os.symlink, os.link])
+@pytest.mark.parametrize("suffix", [".lock", ".pixels", ".seals", ".pixels.tmp"])
+def test_a_link_planted_in_a_shared_folder_is_not_written_through(tmp_path, plant, suffix):
+    paths = draw_images(tmp_path / "set", number=2)
+    size = {".pixels": 2 * SIZE[0] * SIZE[1] * 3, ".seals": 16}.get(suffix, 8)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"x" * size)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    plant(victim, folder / (suffix if suffix == ".lock" else cache_module.cache_name(paths, SIZE) + suffix))
+    if suffix == ".pixels.tmp":  # an earlier name of what is being made
+        all_pixels(reopen(folder, paths))
+    else:
+        with pytest.raises(UserError, match="is a link"):
+            reopen(folder, paths)
+    assert victim.read_bytes() == b"x" * size

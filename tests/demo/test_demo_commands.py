@@ -168,3 +168,11 @@ def test_a_data_set_of_one_camera_and_a_wrong_split_are_named(command, people, t
         command("visualize_result", "--dataset-name", "folder:people", "--output", tmp_path / "out")
     with pytest.raises(UserError, match="--split two: folder:people has no such split, but split_1"):
         command("visualize_result", "--dataset-name", "folder:people", "--split", "two")
+
+
+@pytest.mark.parametrize("name, words", [("search", ["--query", "q.png", "--gallery", "g.png"]), ("visualize_result", [])])
+def test_an_output_folder_that_is_a_file_is_refused_before_anything_is_computed(command, run_folder, monkeypatch, name, words):
+    before = (run_folder / "model_final.pth").read_bytes()
+    with pytest.raises(UserError, match="model_final.pth is a file, expected a folder"):
+        command(name, *words, "--output", run_folder / "model_final.pth")
+    assert (run_folder / "model_final.pth").read_bytes() == before

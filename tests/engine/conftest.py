@@ -150,7 +150,7 @@ def make_real_trainer(folder, workers=0, **more):
         "SOLVER.CHECKPOINT_SAME_AS_EVAL": False,
         "SOLVER.WRITE_PERIOD": 100,
         "META.DATA.NAMES": RUN_DOMAINS,
-        "META.DATA.MTRAIN_MINI_BATCH": 6,
+        "META.DATA.MTRAIN_MINI_BATCH": 12,
         "META.DATA.MTRAIN_NUM_INSTANCE": 2,
         "META.SOLVER.MTRAIN.NUM_DOMAIN": 2,
         "META.SOLVER.INIT.FIRST_INNER_LOOP": 3,

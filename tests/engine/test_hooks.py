@@ -169,11 +169,11 @@ class TestEvaluation:
     )
     def test_runs_each_period_and_once_at_the_end(self, period, start, expected):
         finished = []
-        run(hooks.PeriodicEvaluation(period, lambda n: finished.append(n) or {}), start=start)
+        run(hooks.PeriodicEvaluation(period, lambda n: finished.append(n) or {}, lambda n: True), start=start)
         assert finished == expected
 
     def test_numbers_reach_the_storage(self):
-        trainer = run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}))
+        trainer = run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True))
         assert trainer.storage.new_means()["test/a mAP"] == 7.0
 
 
@@ -231,7 +231,7 @@ class TestPeriodicWriter:
 
     def test_an_evaluation_after_the_last_line_is_written_too(self):
         collector = Collector()
-        run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}), hooks.PeriodicWriter([collector], 4))
+        run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter([collector], 4))
         assert collector.written[-1] == (5, {"test/a mAP": 7.0})
 
     def test_a_long_silence_is_broken(self):
@@ -270,7 +270,7 @@ def test_log_line_tells_time_losses_rates_and_memory(caplog, monkeypatch):
 
 def test_metrics_file_has_one_readable_object_a_line(tmp_path):
     path = tmp_path / "metrics.json"
-    used = hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}), hooks.PeriodicWriter([JSONWriter(path)], 3)
+    used = hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter([JSONWriter(path)], 3)
     trainer = run(*used)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["iteration"] for record in records] == [2, 5, 5]

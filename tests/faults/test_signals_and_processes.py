@@ -33,3 +33,16 @@ def test_a_worker_that_is_killed_ends_the_run_with_its_name_and_the_checkpoint_o
     assert message.startswith("error: ") and f"DataLoader worker (pid {worker}) is killed by signal: " in message
     assert "--resume" in message and "Traceback" not in output
     assert work.last("run") >= saved and work.content("run", work.last("run"))["iteration"] >= 3
+
+
+def test_a_second_run_in_a_folder_that_a_living_one_writes_into_is_an_error(work):
+    first = work.start("run")
+    work.wait_for_checkpoint("run")
+    config = (work.folder / "run" / "config.yaml").read_bytes()
+    for words in (["SOLVER.BASE_LR", 0.5], ["--resume"]):
+        output = work.start("run", *words).finish(status=2)
+        message = output.splitlines()[-1]
+        assert message.startswith(f"error: {work.folder / 'run'} is in use by process {first.pid}") and "Traceback" not in output
+    assert (work.folder / "run" / "config.yaml").read_bytes() == config
+    os.kill(first.pid, signal.SIGTERM)
+    first.finish(status=128 + signal.SIGTERM)
