@@ -36,7 +36,7 @@ from fastreid.evaluation.search import (  # noqa: E402
     recall_queries,
 )
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import atomic_path, write_rows  # noqa: E402
+from fastreid.utils.files import atomic_path, home_path, write_rows  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 from fastreid.utils.text import file_part, spreadsheet_text  # noqa: E402
 
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parser)
     parser.add_argument("--query", nargs="+", required=True, metavar="PATH", help="images, folders or quoted globs")
     parser.add_argument("--gallery", nargs="+", required=True, metavar="PATH", help="the same, or one .npz of demo.py")
-    parser.add_argument("--output", default="search", type=Path, help="folder to write to (default: %(default)s)")
+    parser.add_argument("--output", default="search", type=home_path, help="folder to write to (default: %(default)s)")
     parser.add_argument("--top-k", default=10, type=int, metavar="K", help="images found for a query (default: 10)")
     parser.add_argument("--pictures", default=50, type=int, metavar="N", help="draw the first N queries (default: 50)")
     parser.add_argument("--index", choices=INDEXES, default="exact", help="ivf: approximate, through faiss")

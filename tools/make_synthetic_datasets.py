@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 
 from fastreid.data.datasets import datasets_root  # noqa: E402
 from fastreid.utils.errors import UserError  # noqa: E402
+from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.machine import num_cores  # noqa: E402
 from fastreid.data.synthetic.layouts import (  # noqa: E402
     MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
@@ -44,7 +45,7 @@ STAGING = ".drawn"  # where images wait in a set's folder to be packed into the 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Command line; argparse itself ends the program with status 2 for an option it does not know."""
     parser = argparse.ArgumentParser(description="Draw people into the layouts of the re-identification data sets.")
-    parser.add_argument("--root", type=Path, default=datasets_root(),
+    parser.add_argument("--root", type=home_path, default=datasets_root(),
                         help="data root (default: $FASTREID_DATASETS, or datasets)")
     parser.add_argument("--sets", nargs="+", metavar="NAME",
                         help=f"any of {' '.join(PLANS)} (default: all; none if a folder is given)")

@@ -158,7 +158,7 @@ def check_values(image: Tensor, number: int) -> None:
 
 def find_run(source: CfgNode | str | Path, opts: Sequence[str] = ()) -> tuple[CfgNode, Path]:
     """Return the frozen config and the checkpoint that `Predictor(source, opts)` uses; see there."""
-    cfg, checkpoint = (source.clone(), None) if isinstance(source, CfgNode) else read_run(Path(source))
+    cfg, checkpoint = (source.clone(), None) if isinstance(source, CfgNode) else read_run(Path(source).expanduser())
     cfg.defrost()
     cfg.merge_from_list(list(opts))
     if checkpoint is None or "MODEL.WEIGHTS" in opts[0::2]:

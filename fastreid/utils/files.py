@@ -112,6 +112,11 @@ def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]])
             writer.writerow(spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in row)
 
 
+def home_path(text: str) -> Path:
+    """Return a path of a command line, ~ standing for the home folder: shells leave it in --option=~/x and in quotes."""
+    return Path(text).expanduser()
+
+
 def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder at or below `root`, links followed, with the names of its files and broken links.
 
