@@ -96,7 +96,8 @@ def write_json(path: Path, value: Any, durable: bool = False) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the same keys, which are the header, as CSV: see `write_rows`."""
-    write_rows(path, list(rows[0]) if rows else [], (row.values() for row in rows))
+    header = list(rows[0]) if rows else []
+    write_rows(path, header, ([row[key] for key in header] for row in rows))
 
 
 def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
