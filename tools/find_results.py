@@ -25,7 +25,7 @@ from fastreid.report.comparison import (  # noqa: E402
 )
 from fastreid.report.runs import find_runs, read_run, run_names  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import refuse_inputs, write_csv  # noqa: E402
+from fastreid.utils.files import home_path, refuse_inputs, write_csv  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 BASE = PROJECT / "configs" / "Base-DG.yml"
@@ -34,12 +34,12 @@ SHOWN = ("Rank-1", "mAP")
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Collect every run below a folder into one table.")
-    parser.add_argument("root", nargs="?", type=Path, default=Path("logs"), help="folder of runs (default: logs)")
+    parser.add_argument("root", nargs="?", type=home_path, default=Path("logs"), help="folder of runs (default: logs)")
     parser.add_argument(
-        "--output", type=Path, metavar="NAME", help="write NAME.xlsx and NAME.csv (default: ROOT/all_results)"
+        "--output", type=home_path, metavar="NAME", help="write NAME.xlsx and NAME.csv (default: ROOT/all_results)"
     )
     parser.add_argument(
-        "--base", type=Path, metavar="FILE", help=f"config to compare with (default: {BASE.relative_to(PROJECT)})"
+        "--base", type=home_path, metavar="FILE", help=f"config to compare with (default: {BASE.relative_to(PROJECT)})"
     )
     return parser.parse_args(arguments)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import re
 import shutil
 import signal
@@ -28,7 +27,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
+from fastreid.data.datasets import datasets_root  # noqa: E402
 from fastreid.utils.errors import UserError  # noqa: E402
+from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.machine import num_cores  # noqa: E402
 from fastreid.data.synthetic.layouts import (  # noqa: E402
     MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
@@ -44,7 +45,7 @@ STAGING = ".drawn"  # where images wait in a set's folder to be packed into the 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Command line; argparse itself ends the program with status 2 for an option it does not know."""
     parser = argparse.ArgumentParser(description="Draw people into the layouts of the re-identification data sets.")
-    parser.add_argument("--root", type=Path, default=Path(os.environ.get("FASTREID_DATASETS") or "datasets"),
+    parser.add_argument("--root", type=home_path, default=datasets_root(),
                         help="data root (default: $FASTREID_DATASETS, or datasets)")
     parser.add_argument("--sets", nargs="+", metavar="NAME",
                         help=f"any of {' '.join(PLANS)} (default: all; none if a folder is given)")
@@ -121,13 +122,25 @@ def must_be_replaced(folder: Path, options: dict, overwrite: bool) -> bool:
         if marker.read_text(encoding="utf-8") == json.dumps(options):
             return False
         if not overwrite:
-            raise UserError(f"{folder} was drawn with other options: add --overwrite to replace it, or use another "
-                            f"--root")
+            # The demo's data look like any others: whoever wants to replace a set must know what it is.
+            raise UserError(f"{folder} was drawn with other options ({changed_options(marker, options)}), and is left as "
+                            f"it is, as it may be another run's, such as that of make demo: use another --root. Only "
+                            f"--overwrite deletes the set and draws it anew")
         return True
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and was not made by this tool, so it is left alone: move it away or "
                         f"use another --root")
     return False
+
+
+def changed_options(marker: Path, options: dict) -> str:
+    """What a set was drawn with and what is asked for now, where they differ."""
+    try:
+        drawn = json.loads(marker.read_text(encoding="utf-8"))
+        keys = [key for key in drawn | options if drawn.get(key) != options.get(key)]
+        return "; ".join(f"{key} {drawn.get(key)}, now {options.get(key)}" for key in keys)
+    except (ValueError, TypeError, AttributeError):
+        return "its note of them cannot be read"
 
 
 def staged(plan: Plan) -> Plan:

@@ -18,7 +18,7 @@ from fastreid.report.queries import ListOptions, Thumbnails, query_sets, run_lis
 from fastreid.report.query_cards import QueryLists  # noqa: E402
 from fastreid.report.runs import Run, read_run, run_names  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import write_text  # noqa: E402
+from fastreid.utils.files import home_path, write_text  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 MOST_RUNS = 8
@@ -28,11 +28,11 @@ BASE = PROJECT / "configs" / "Base-DG.yml"
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write a self-contained HTML page about one run or several.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="LOGDIR", help="output folders of runs")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the first folder")
+    parser.add_argument("folders", nargs="+", type=home_path, metavar="LOGDIR", help="output folders of runs")
+    parser.add_argument("--output", type=home_path, metavar="FILE", help="default: report.html in the first folder")
     parser.add_argument(
         "--base",
-        type=Path,
+        type=home_path,
         default=BASE,
         metavar="FILE",
         help=f"config to compare with (default: {BASE.relative_to(PROJECT)})",

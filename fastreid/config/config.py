@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Any, Iterator
@@ -15,6 +16,7 @@ from fastreid.config.published import ABSENT, MEANING, RENAMED, accept_absent
 from fastreid.utils.errors import UserError
 
 BASE_KEY = "_BASE_"
+PATH_OPTIONS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.BACKBONE.PRETRAIN_PATH", "DATALOADER.CACHE")
 
 
 class CfgNode(_YacsNode):
@@ -67,6 +69,8 @@ class CfgNode(_YacsNode):
         literal = parse_literal(value)
         if isinstance(node[leaf], str) and isinstance(value, str) and isinstance(literal, (int, float, complex)):
             literal = value  # a text that looks like a number is kept as written
+        if dotted_key in PATH_OPTIONS and isinstance(literal, str):
+            literal = expand_home(literal, dotted_key)
         try:
             node[leaf] = convert(literal, node[leaf])
         except TypeError:
@@ -166,6 +170,18 @@ def convert_element(value: Any, like: list | tuple) -> Any:
     if isinstance(example, str) and not isinstance(value, str):
         raise TypeError
     return convert(value, example)
+
+
+def expand_home(path: str, option: str) -> str:
+    """Return a path with ~ and ~name as the home folders that they stand for.
+
+    Raises:
+        UserError: there is no such home; a folder called ~name would be made in its place.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{option}: {path} begins with the home folder of nobody known here: write the path in full")
+    return expanded
 
 
 def unknown_key_message(key: str, valid: dict) -> str:

@@ -24,10 +24,9 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import PIL
 from PIL import Image
 
-from fastreid.data.common import read_image
+from fastreid.data.decode import decoder_name, read_image
 from fastreid.data.transforms import build_resize
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import open_own
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 RAM = "ram"
 # Part of every seal: another decoder may give other pixels for the same file.
-DECODER = hashlib.blake2b(f"1 PIL {PIL.__version__}".encode(), digest_size=16).digest()
+DECODER_SALT = hashlib.blake2b(decoder_name().encode(), digest_size=16).digest()
 
 # Caches of this process, so that the base loader, the meta loader and every evaluation share them.
 _opened: dict[tuple[str, str], ImageCache] = {}
@@ -93,7 +92,7 @@ class ImageCache:
         except OSError as error:
             raise UserError(f"{path} is not a readable image ({error.strerror}): replace or remove it") from error
         text = f"{os.path.join(self.folder, path)}\0{status.st_size}\0{status.st_mtime_ns}"
-        return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8, salt=DECODER).digest(), "little")
+        return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8, salt=DECODER_SALT).digest(), "little")
 
 
 class CachedImages:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
 from fastreid.evaluation.query_expansion import average_query_expansion
 from fastreid.evaluation.rerank import re_ranking
 from fastreid.evaluation.result_files import QueryRow
-from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS, FPRS, Metrics, Results
+from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS, FPRS, Counts, Metrics, Results
 from fastreid.evaluation.streaming import (
     FeatureDistances,
     MatrixDistances,
@@ -106,7 +107,7 @@ def evaluate_test_set(
         UserError: a feature is not finite, a split has no query or gallery, or no query of it has a match.
     """
     check_finite(features, test_set.items)
-    results.splits[name], results.cmc[name] = {}, []
+    results.splits[name], results.cmc[name], results.counts[name] = {}, [], {}
     for split in test_set.splits:
         try:
             found = evaluate_split(cfg, features, test_set, split, device)
@@ -114,8 +115,29 @@ def evaluate_test_set(
             raise UserError(f"{name}, {split.name}: {error}") from error
         results.splits[name][split.name] = metrics(found)
         results.cmc[name].append(found.cmc)
+        results.counts[name][split.name] = counts(found, test_set.items, split)
         if cfg.TEST.PER_QUERY:
             results.queries.setdefault(name, []).extend(query_rows(found, test_set, split))
+    warn_of_queries_left_out(name, results.counts[name])
+
+
+def counts(found: Retrieval, items: Items, split: Split) -> Counts:
+    """Return how many images of a split the measures are of, and how many are left out."""
+    asked = np.isin(items.pids[split.gallery], items.pids[split.query])
+    return Counts(len(found.valid), int((~found.valid).sum()), len(asked), int((~asked).sum()))
+
+
+def warn_of_queries_left_out(name: str, found: Mapping[str, Counts]) -> None:
+    """Log how many queries have no match, and in which split the most: the numbers say nothing of them."""
+    without = sum(counts.without_match for counts in found.values())
+    if without:
+        queries = sum(counts.queries for counts in found.values())
+        split = max(found, key=lambda split: found[split].without_match / found[split].queries)
+        most = f", the most in {split}, {found[split].without_match} of {found[split].queries}" if len(found) > 1 else ""
+        logger.warning(
+            f"{name}: {without:,} of {queries:,} queries have no match, a gallery image of the same identity from another "
+            f"camera{most}: they are left out of every number. Check identities and cameras of query and gallery"
+        )
 
 
 def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> Retrieval:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fastreid.config import get_cfg
-from fastreid.config.config import leaves
+from fastreid.config.config import PATH_OPTIONS, leaves
 from fastreid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -290,3 +290,24 @@ def test_off_is_a_word_and_true_and_false_are_not(tmp_path):
     path.write_text("DATALOADER: {CACHE: off}\nSOLVER: {AMP: true}\nINPUT: {DO_FLIP: False}\n", encoding="utf-8")
     cfg = merged(path)
     assert (cfg.DATALOADER.CACHE, cfg.SOLVER.AMP, cfg.INPUT.DO_FLIP) == ("off", True, False)
+
+
+@pytest.mark.parametrize("option", PATH_OPTIONS)
+def test_a_path_option_may_begin_with_the_home_folder(option, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = written(tmp_path, **nested(option, "~/in a file"))
+    assert dict(leaves(merged(path)))[option] == f"{tmp_path}/in a file"
+    cfg = get_cfg()
+    cfg.merge_from_list([option, "~/x"])
+    assert dict(leaves(cfg))[option] == f"{tmp_path}/x"
+    cfg.merge_from_list([option, "a~b"])
+    assert dict(leaves(cfg))[option] == "a~b"
+    with pytest.raises(UserError, match=f"{option}: ~nobody_here/x begins with the home folder of nobody"):
+        cfg.merge_from_list([option, "~nobody_here/x"])
+
+
+def nested(key, value):
+    """{"A": {"B": value}} of A.B."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value

@@ -288,3 +288,19 @@ def test_msmt17_as_a_source_takes_all_four_lists_and_tells_the_people_of_its_par
     assert all(Path(path).is_file() for path in items.paths)
     with pytest.raises(UserError, match=f"{name} has no query and gallery.*use MSMT17{suffix} there"):
         data.test()
+
+
+@pytest.mark.parametrize("name", ["/etc/0000_000_01_x_1.jpg", "../0000_000_01_x_1.jpg", "0000/../../0000_000_01_x_1.jpg",
+                                  "0000/0000_000_01_x\0_1.jpg", f"0000/0000_000_01_{'x' * 300}.jpg", "a//0000_000_01_x_1.jpg",
+                                  f"0000/0000_000_{'9' * 30}_x_1.jpg", "..\\0000_000_01_x_1.jpg"])
+def test_msmt17_lists_name_nothing_outside_of_the_set(msmt17, name):
+    (msmt17 / "list_train.txt").write_text(f"{name} 0\n")
+    with pytest.raises(UserError, match="line 1 of .*list_train.txt is .*: expected a file below"):
+        build_dataset("MSMT17", msmt17.parent).train()
+
+
+@pytest.mark.parametrize("content", [b"0000/0000_000_01_caf\xe9_1.jpg 0\n", b"0000/0000_000_01_x_1.jpg " + b"9" * 30])
+def test_msmt17_lists_of_other_bytes_and_large_numbers_are_explained(msmt17, content):
+    (msmt17 / "list_train.txt").write_bytes(content)
+    with pytest.raises(UserError, match="list_train.txt"):
+        build_dataset("MSMT17", msmt17.parent).train()

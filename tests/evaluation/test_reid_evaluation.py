@@ -142,7 +142,9 @@ def test_results_are_written_for_programs_and_for_people(small_cfg, tmp_path):
     assert content["checkpoint"] == "model.pth"
     assert content["results"]["people_average"]["mAP"] == results.rows["people_average"]["mAP"]
     assert len(content["cmc"]["people"]) == 4 and content["cmc"]["people"][-1] == 100
-    assert (tmp_path / "results.txt").read_text() == results.table() + "\n"
+    assert (tmp_path / "results.txt").read_text() == f"{results.table()}\n\n{results.counted()}\n"
+    counted = {"queries": 3, "without_match": 1, "gallery": 5, "distractors": 1}
+    assert content["counts"]["people"] == {"split_1": counted, "split_2": {**counted, "queries": 2, "without_match": 0, "gallery": 4, "distractors": 0}}
     assert not (tmp_path / "per_query").exists()
 
     book = load_workbook(tmp_path / "results.xlsx")
@@ -217,9 +219,26 @@ class TestBadInput:
         with pytest.raises(UserError, match="people, split_1: The gallery set is empty .3 queries"):
             evaluated(small_cfg, *problem(splits=splits))
 
-    def test_a_query_without_a_match_is_left_out(self, small_cfg):
+    def test_a_query_without_a_match_is_left_out_and_counted(self, small_cfg, caplog):
         results = evaluated(small_cfg, *problem())
         assert results.cmc["people"][0][-1] == 1
+        assert "people: 1 of 5 queries have no match" in caplog.text and "the most in split_1, 1 of 3" in caplog.text
+        assert results.counted() == (
+            "people: 2 split(s), 2 to 3 queries (0 to 1 without a match, left out), 4 to 5 gallery images (0 to 1 of people "
+            "that no query asks for)"
+        )
+
+    @pytest.mark.parametrize("option", ["TEST.AQE.ENABLED", "TEST.RERANK.ENABLED", "TEST.PER_QUERY"])
+    def test_queries_of_the_gallerys_camera_alone_are_counted_whatever_the_options(self, small_cfg, caplog, option):
+        small_cfg.merge_from_list([option, "True"])
+        features, test_set = problem(splits=[Split("split_1", np.arange(3), np.arange(3, 8))])
+        test_set.items.camids[:] = [0, 0, 0, 1, 2, 0, 0, 0]  # person 1 is in the gallery, but in the query's camera
+        results = evaluated(small_cfg, features, test_set)
+        assert results.counts["people"]["split_1"].without_match == 2 and "2 of 3 queries have no match" in caplog.text
+
+    def test_a_test_in_which_every_query_has_a_match_warns_of_nothing(self, small_cfg, tiny_model, caplog):
+        assert evaluate(small_cfg, tiny_model).counts["folder:people"]["split_1"].without_match == 0
+        assert "no match" not in caplog.text
 
     @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.str_])
     def test_identities_of_any_type_give_the_same(self, small_cfg, dtype):
