@@ -29,8 +29,8 @@ from fastreid.layers.normalize import RELU, activate
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import NO_PRETRAIN, load_imagenet, read_weights
-from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
+from fastreid.utils.tensor_files import load_tensors
 
 logger = logging.getLogger(__name__)
 
