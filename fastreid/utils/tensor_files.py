@@ -91,8 +91,9 @@ def foreign_content(path: Path, error: Exception) -> str | None:
         if pickles[0] is None or not isinstance(error, (pickle.UnpicklingError, ImportError, AttributeError)):
             return None
         loaded = [name for names in pickles for name in names or []]
-    named = [name for name in loaded if name in message]
-    named += [name for name in loaded if not name.startswith(("torch.", "collections.OrderedDict"))]
+    suspects = [name for name in loaded if name != "collections.OrderedDict"]  # which every file of weights holds
+    named = [name for name in suspects if name in message]
+    named += [name for name in suspects if not name.startswith("torch.")]
     return named[0] if named else f"what PyTorch cannot take ({message[:200]})"
 
 
