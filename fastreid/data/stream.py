@@ -31,8 +31,10 @@ WORKER_ERRORS = {
     "65536, or lower DATALOADER.NUM_WORKERS",
     "DataLoader timed out": f"no batch came in {SILENCE} s, perhaps as a disk or network folder does not answer: look at "
     "it, and go on from the last checkpoint with --resume",
+    # A bus error, too, if PyTorch notices the end before its cause.
     r"DataLoader worker \(pid": "a worker was ended. If the machine killed it for want of memory, lower "
-    "DATALOADER.NUM_WORKERS or the batch size. Go on from the last checkpoint with --resume",
+    "DATALOADER.NUM_WORKERS or the batch size; after a bus error, give /dev/shm more space (docker run --shm-size=8g). Go on "
+    "from the last checkpoint with --resume",
 }
 
 

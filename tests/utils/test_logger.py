@@ -20,11 +20,7 @@ def test_a_full_disk_costs_the_log_file_alone(capsys):
 
 
 def test_a_defect_of_a_message_is_still_shown(tmp_path, capsys):
-    logger, file = logging.getLogger("fastreid.test"), LogFile(tmp_path / "log.txt")
-    logger.addHandler(file)
-    try:
-        logger.warning("%d", "no number")
-    finally:
-        logger.removeHandler(file)
-        file.close()
+    file = LogFile(tmp_path / "log.txt")
+    file.handle(logging.LogRecord("fastreid", logging.WARNING, __file__, 1, "%d", ("no number",), None))
+    file.close()
     assert "no number" in capsys.readouterr().err
