@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import re
 import shutil
-import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -28,7 +27,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from fastreid.data.datasets import datasets_root  # noqa: E402
-from fastreid.utils.errors import UserError  # noqa: E402
+from fastreid.utils.errors import UserError, run_command, shield_pool_worker  # noqa: E402
 from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.machine import num_cores  # noqa: E402
 from fastreid.data.synthetic.layouts import (  # noqa: E402
@@ -168,8 +167,7 @@ def draw(root: Path, shots: list[Shot], seed: int, size: tuple[int, int], worker
                 job(shot)
                 bar.update()
             return
-        # Ctrl-C reaches the whole group of processes: only this one reacts, and ends the others.
-        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        with multiprocessing.Pool(workers, shield_pool_worker) as pool:
             for _ in pool.imap_unordered(job, shots, chunksize=16):
                 bar.update()
 
@@ -231,4 +229,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(lambda: sys.exit(main()))

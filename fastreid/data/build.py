@@ -14,7 +14,7 @@ from fastreid.data.cache import CachedImages, open_cache
 from fastreid.data.common import ImageDataset, TrainDataset, collate
 from fastreid.data.datasets import Items, TestSet, build_dataset, datasets_root
 from fastreid.data.samplers import BalancedIdentitySampler, NaiveIdentitySampler, SharedBatches
-from fastreid.data.stream import shield_worker
+from fastreid.data.stream import SILENCE, SharedCollate, shield_worker
 from fastreid.data.transforms import build_transforms
 from fastreid.utils.errors import UserError
 from fastreid.utils.machine import num_cores, num_local_processes
@@ -252,8 +252,9 @@ def worker_options(cfg, seed: int = 0) -> dict:
     workers = min(cfg.DATALOADER.NUM_WORKERS, max(1, num_cores() // num_local_processes()))
     return {
         "num_workers": workers,
+        "timeout": SILENCE if workers else 0,
         "worker_init_fn": shield_worker,
-        "collate_fn": collate,
+        "collate_fn": SharedCollate(collate),
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
         # A generator of its own: starting a loader leaves the process's random numbers alone.
         "generator": torch.Generator().manual_seed(seed),

@@ -377,7 +377,7 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, An
     if CLASSIFIER in content["model"]:
         cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
     model = build_model(cfg)
-    load_weights(model, content["model"], path)
+    load_weights(model, {CLASSIFIER: model.state_dict()[CLASSIFIER]} | content["model"], path)
     return model
 
 

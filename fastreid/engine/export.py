@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -109,7 +110,10 @@ def trace(model: FeatureModel, size: tuple[int, int]) -> torch.export.ExportedPr
 
 def write_program(model: FeatureModel, size: tuple[int, int], about: dict, path: Path) -> Callable[[Tensor], Tensor]:
     """Write an ExportedProgram with `metadata.json` in it, and return the file as a function of images."""
-    torch.export.save(trace(model, size), path, extra_files={"metadata.json": json.dumps(about)})
+    # By way of memory: PyTorch's own writer aborts the process when the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(trace(model, size), buffer, extra_files={"metadata.json": json.dumps(about)})
+    path.write_bytes(buffer.getvalue())
     return torch.export.load(path).module()
 
 

@@ -22,6 +22,7 @@ from torchvision.transforms.functional import to_pil_image
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import worker_options
 from fastreid.data.decode import DECODER_ERRORS, read_image, reason, to_rgb
+from fastreid.data.stream import SharedCollate
 from fastreid.data.transforms import build_transforms
 from fastreid.engine.defaults import build_from_checkpoint, output_folder
 from fastreid.evaluation.checked_sets import check_test_options
@@ -86,8 +87,8 @@ class Predictor:
         options = worker_options(cfg)
         if len(images) <= cfg.TEST.IMS_PER_BATCH:
             # Starting processes takes longer than reading one batch.
-            options |= {"num_workers": 0, "multiprocessing_context": None}
-        options["collate_fn"] = collate_images
+            options |= {"num_workers": 0, "timeout": 0, "multiprocessing_context": None}
+        options["collate_fn"] = SharedCollate(collate_images)
         loader = DataLoader(ImageList(images, self.transform), batch_size=cfg.TEST.IMS_PER_BATCH, **options)
         return forward_batches(cfg, self.model, loader, len(images), name)
 

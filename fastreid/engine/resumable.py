@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
-from fastreid.data.stream import BatchStream, DataPositions
+from fastreid.data.stream import Batch, BatchStream, DataPositions, worker_errors
 from fastreid.engine.changed_options import changed_options, convert_iteration, forget_random_numbers, report_changes
 from fastreid.engine.hooks import PeriodicWriter
 from fastreid.engine.recovery import BestResult, Rollback, require_finite_weights
@@ -152,17 +151,10 @@ class ResumableTrainer(SimpleTrainer):
             UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
         """
         try:
-            with self.signals:
+            with worker_errors(), self.signals:
                 self.train_or_roll_back()
         except StopRequested as request:
             self.stop(request)
-        except RuntimeError as error:
-            if not re.search(r"DataLoader worker \(pid", str(error)):
-                raise
-            raise UserError(
-                f"{str(error).strip().splitlines()[0]} If the machine killed it for want of memory, lower "
-                "DATALOADER.NUM_WORKERS or the batch size. Go on from the last checkpoint with --resume"
-            ) from error
         finally:
             for stream in self.streams.values():
                 stream.end()
@@ -198,6 +190,11 @@ class ResumableTrainer(SimpleTrainer):
             f"out (rollback {self.rollback.done} of at most {self.rollback.limit})"
         )
 
+    def next_batch(self, source: Iterator[Batch]) -> Batch:
+        """Return the next batch; a signal to stop does not wait for it for ever."""
+        with self.signals.waiting():
+            return super().next_batch(source)
+
     def skip_batches(self) -> None:
         """Leave out the batches of the present iteration."""
         before, after = self.steps_before(self.iter), self.steps_before(self.iter + 1)
@@ -211,7 +208,7 @@ class ResumableTrainer(SimpleTrainer):
             Stopped: always, unless it cannot be saved.
         """
         name = checkpoint_name(self.iter)
-        if self.iter < self.max_iter and self.checkpointer.history[-1:] != [f"{name}.pth"]:
+        if not request.midway and self.iter < self.max_iter and self.checkpointer.history[-1:] != [f"{name}.pth"]:
             try:
                 self.require_finite()
                 self.checkpointer.save(name, self.iter)
@@ -221,7 +218,8 @@ class ResumableTrainer(SimpleTrainer):
                 logger.warning(f"not saved, the resumed run rolls back: {str(error).splitlines()[0]}")
         self.writer.close()
         last = self.checkpointer.history[-1] if self.checkpointer.history else "the beginning"
-        raise Stopped(f"stopped by {request}: the same command with --resume goes on from {last}", request.signum)
+        why = f"{request}, as no batch came" if request.midway else str(request)
+        raise Stopped(f"stopped by {why}: the same command with --resume goes on from {last}", request.signum)
 
     def require_finite(self) -> None:
         """Check all losses, and the weights.

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import Items
+from fastreid.data.stream import worker_errors
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import hide_progress_bar, num_processes, process_rank
 
@@ -64,7 +65,7 @@ def forward_batches(cfg, model: nn.Module, batches: Iterable[dict], total: int, 
     device = next(model.parameters()).device
     features, done = None, 0
     bar = tqdm(total=total, desc=name, unit=" images", leave=False, disable=hide_progress_bar())
-    with evaluation_mode(model), bar:
+    with worker_errors(), evaluation_mode(model), bar:
         for batch in batches:
             images = batch["images"].to(device, non_blocking=True)
             part = model({**batch, "images": images}).float()

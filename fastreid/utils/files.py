@@ -36,7 +36,7 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
         UserError: the folder cannot be made or written to; an existing file at `path` is as it was.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp{path.suffix}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -47,6 +47,13 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
                 sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block, which writes `path`, into a UserError that says so."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write {path} ({reason}): check the folder, its permissions and space") from error
@@ -103,7 +110,7 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a file as a whole, and durably.
 
     Raises:

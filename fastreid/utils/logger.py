@@ -40,6 +40,20 @@ def show_any_name(stream: TextIO) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
+class LogFile(logging.FileHandler):
+    """`log.txt`, without which the command goes on when it cannot be written any more."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            sys.stderr.write(f"cannot write {self.baseFilename} ({error.strerror}): the log goes on here alone\n")
+
+
 def setup_logger(folder: Path | None = None) -> None:
     """Send this package's log to the console and, from now on, to `<folder>/log.txt` too.
 
@@ -61,7 +75,7 @@ def setup_logger(folder: Path | None = None) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+        file = LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"cannot write to the output folder {folder} ({error.strerror}): choose another OUTPUT_DIR") from error
     file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))

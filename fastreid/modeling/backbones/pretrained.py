@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fastreid.layers import NonLocal, SqueezeExcitation
 from fastreid.layers.normalization import IBN, BatchInstanceNorm, BatchInstanceNormHalf, InstanceNorm
 from fastreid.modeling.backbones.build import describe
-from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
+from fastreid.utils.tensor_files import load_tensors, named_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ NO_PRETRAIN = "or train from random weights with MODEL.BACKBONE.PRETRAIN False"
 
 
 def read_weights(path: Path, where_to_get: str) -> dict[str, Tensor]:
-    """Return the tensors of a weights file, taken out of a `state_dict` or `model` entry if they lie in one.
+    """Return the tensors of a weights file, however they lie in it: see `named_tensors`.
 
     Raises:
         UserError: the file is missing (the message says `where_to_get` it) or is not a file of tensors.
@@ -33,12 +33,10 @@ def read_weights(path: Path, where_to_get: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"no pre-trained weights at {path}: {where_to_get}, {NO_PRETRAIN}")
     content = load_tensors(path)
-    for entry in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(entry), dict):
-            content = content[entry]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    weights = named_tensors(content)
+    if weights is None:
         raise UserError(f"{path}: expected a dictionary of tensors by name, found {type(content).__name__}")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return weights
 
 
 def torchvision_weights(name: str) -> dict[str, Tensor]:
