@@ -75,7 +75,7 @@ def foreign_content(path: Path, error: Exception) -> str | None:
     A file is not damaged if its check sums are right. One of PyTorch before 1.6, which has none, is not if its pickle is
     whole and the unpickler itself gave up.
     """
-    message = " ".join(str(error).split())
+    message = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())  # without PyTorch's own advice
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
