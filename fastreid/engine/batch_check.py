@@ -105,19 +105,19 @@ def find_problem(cfg, kind: BatchKind) -> str:
     apart = num_processes() > 1 and not cfg.MODEL.NORM.SYNC
     if (identities // num_processes() if apart else identities) * kind.num_instances < FEWEST_IMAGES:
         return f"batch normalization needs at least {FEWEST_IMAGES} images" + (" in each process" if apart else "")
-    untaught = {part: [name for name in part.losses if functions.get(name, (0, 0))[1]] for part in kind.parts}
+    untaught = [[name for name in part.losses if functions.get(name, (0, 0))[1]] for part in kind.parts]
     generator = torch.Generator().manual_seed(cfg.SEED)
     for batch in kind.batches():
         pids, domains = (torch.from_numpy(values[batch]) for values in (kind.data.pids, kind.data.domains))
         order = torch.randperm(int(kind.data.domains.max()) + 1, generator=generator)
-        for part, names in untaught.items():
+        for place, part in enumerate(kind.parts):
             seen = slice(None) if part.domains is None else torch.isin(domains, order[part.domains])
             if len(pids[seen]) < FEWEST_IMAGES:
                 return f"too few images of the domains that a meta step draws for {part.option}"
-            untaught[part] = [name for name in names if not teaches(name, functions[name][2], pids[seen], domains[seen])]
-        if not any(untaught.values()):
-            break
-    for part, names in untaught.items():
+            untaught[place] = [
+                name for name in untaught[place] if not teaches(name, functions[name][2], pids[seen], domains[seen])
+            ]
+    for part, names in zip(kind.parts, untaught):
         if names:
             return (
                 f"batches of {identities} identities with {kind.num_instances} image(s) each teach {', '.join(names)} of "
@@ -134,7 +134,7 @@ def teaches(name: str, loss: LossFunction, pids: Tensor, domains: Tensor) -> boo
         return False  # it pulls an identity together without anything to keep it apart from
     # Not far from each other, so that every pair is within the margins.
     noise = torch.randn(len(pids), FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    features = (1 + 0.1 * noise).requires_grad_()
+    features = (1 + 0.01 * noise).requires_grad_()
     value = loss(HeadOutput(features, features), pids, domains)
     (gradient,) = torch.autograd.grad(value, features, allow_unused=True) if value.requires_grad else (None,)
     return gradient is not None and bool(gradient.abs().max() > NO_GRADIENT)

@@ -144,7 +144,7 @@ def test_training_is_the_same_and_checkpoints_hold_what_is_tested(root, make_ful
 @pytest.mark.parametrize("name, domains", [("", {0, 1, 2}), ("folder:b", {1})])
 def test_come_from_the_training_images_of_all_sources_or_of_one(root, make_full_run, name, domains):
     options = {"TEST__PRECISE_BN__ENABLED": True, "TEST__PRECISE_BN__DATASET": name}
-    trainer = make_full_run(root / "run", SOLVER__IMS_PER_BATCH=10, META__DATA__MTRAIN_MINI_BATCH=6, **options)
+    trainer = make_full_run(root / "run", SOLVER__IMS_PER_BATCH=10, META__DATA__MTRAIN_MINI_BATCH=12, **options)
     batch = next(BatchStream(trainer.statistics_batches))
     sources = {path.split("/")[-3] for path in batch["img_paths"]}
     assert sources == {"abc"[domain] for domain in domains} and len(batch["targets"]) == 10
