@@ -16,11 +16,12 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.analysis import MODES
+from fastreid.engine.chosen_model import UNTRAINED, note_unused_weights, require_one_model
 from fastreid.engine.precise_bn import PreciseStatistics
 from fastreid.engine.resumable import METRICS, ResumableTrainer
 from fastreid.engine.weight_averaging import WeightAveraging, total_iterations
 from fastreid.evaluation.feature_cache import FeatureCache
-from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
+from fastreid.evaluation.reid_evaluation import Results, evaluate
 from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
 from fastreid.utils.checkpoint import (
@@ -90,7 +91,9 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     setup_logger(folder)
     logger.info(f"config {args.config_file}, output folder {folder}, seed {cfg.SEED}")
-    if not (args.eval_only or analysis_modes(args)) and process_rank() == 0:
+    if args.eval_only or analysis_modes(args):
+        require_one_model(cfg, args.opts, args.resume, args.num_pth)
+    elif process_rank() == 0:
         write_text(folder / "config.yaml", cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
@@ -135,6 +138,8 @@ def epochs_to_iterations(cfg: CfgNode, iters_per_epoch: int, num_classes: int, n
     solver.STEPS = [step * iters_per_epoch for step in solver.STEPS]
     period = cfg.TEST.EVAL_PERIOD * iters_per_epoch
     cfg.TEST.EVAL_PERIOD = -(-period // solver.WRITE_PERIOD) * solver.WRITE_PERIOD
+    if solver.CHECKPOINT_SAME_AS_EVAL and cfg.TEST.EVAL_PERIOD:
+        solver.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD
     cfg.freeze()
     return cfg
 
@@ -183,8 +188,9 @@ class DefaultTrainer(ResumableTrainer):
         if found is not None:
             self.resume(*found)
             logger.info(f"resumed {found[0]} at iteration {self.start_iter}")
+            note_unused_weights(self.cfg, found[0])
             return
-        if self.cfg.MODEL.WEIGHTS:
+        if self.cfg.MODEL.WEIGHTS not in ("", UNTRAINED):
             self.checkpointer.load(Path(self.cfg.MODEL.WEIGHTS), trust)
         elif resume:
             logger.warning(f"--resume: {self.folder} has no checkpoint, training from the beginning")
@@ -255,11 +261,10 @@ class DefaultTrainer(ResumableTrainer):
         with self.signals.interruptible():
             results = evaluate(self.cfg, self.model)
         self.results = report(self.cfg, results, iteration=finished, max_iter=total_iterations(self.cfg))
-        rows = self.results.rows
-        if self.best.update(rows[ALL_AVERAGE], finished - 1):
+        if self.best.update(self.results.overall, finished - 1):
             logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")
             self.checkpointer.write(BEST, finished - 1)
-        averages = {name: rows[f"{name}_average"] for name in self.results.splits} | {"all_average": rows[ALL_AVERAGE]}
+        averages = self.results.averages | {"all_average": self.results.overall}
         return {f"test/{name} {key}": row[key] for name, row in averages.items() for key in ("Rank-1", "mAP")}
 
 
@@ -321,9 +326,10 @@ def feature_cache(cfg: CfgNode, args: argparse.Namespace) -> FeatureCache | None
 def load_model(
     cfg: CfgNode, resume: bool, number: int | None = None, trust: bool = False
 ) -> tuple[nn.Module, Path | None]:
-    """Return the model of `MODEL.WEIGHTS`, or with `resume` of a checkpoint of the output folder, and that file.
+    """Return the model of `MODEL.WEIGHTS`, or with `resume` or without these of a checkpoint of the output folder.
 
-    Without either, the model that training would start from and None. No training data are needed.
+    The second value is that file, None for MODEL.WEIGHTS "untrained", the model that training starts from. No training
+    data are needed.
 
     Args:
         number: take model_<number>.pth instead of the last checkpoint.
@@ -332,19 +338,24 @@ def load_model(
     Raises:
         UserError: there is no such checkpoint, or it is of another architecture than the config.
     """
-    folder = Path(cfg.OUTPUT_DIR)
-    found = find_checkpoint(folder, number, trust) if resume else None
-    if found is None and cfg.MODEL.WEIGHTS:
-        found = Path(cfg.MODEL.WEIGHTS), read_checkpoint(Path(cfg.MODEL.WEIGHTS), trust)
-    if found is None and resume:
-        raise UserError(
-            f"--resume: no checkpoint in {folder}: train first, or put a trained model there and its file "
-            f"name into {folder}/last_checkpoint, or name it with MODEL.WEIGHTS"
-        )
-    if found is None:
-        logger.warning("no checkpoint given: this is the untrained model")
+    folder, weights = Path(cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS
+    if weights == UNTRAINED and not resume:
+        logger.info("this is the untrained model")
         return build_from_checkpoint(cfg, None), None
+    named = weights not in ("", UNTRAINED)
+    found = find_checkpoint(folder, number, trust) if resume or not named else None
+    if found is None and named:
+        found = Path(weights), read_checkpoint(Path(weights), trust)
+    if found is None:
+        raise UserError(
+            f"no checkpoint in {folder}: train first, or put a trained model there and its file name into "
+            f"{folder}/last_checkpoint, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the model that training "
+            "starts from)"
+        )
     path, content = found
+    note_unused_weights(cfg, path)
+    if not resume and not named:
+        logger.info(f"no MODEL.WEIGHTS: this is {path}, the last checkpoint of the output folder")
     return build_from_checkpoint(cfg, path, content), path
 
 
@@ -376,7 +387,7 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, An
 def test_only(
     cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None, trust: bool = False
 ) -> Results:
-    """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder: see `load_model`."""
+    """Test `MODEL.WEIGHTS`, or a checkpoint of the output folder: see `load_model`."""
     model, path = load_model(cfg, resume, number, trust)
     return report(cfg, evaluate(cfg, model, cache), checkpoint=str(path) if path else "")
 
@@ -388,5 +399,5 @@ def report(cfg: CfgNode, results: Results, **about) -> Results:
     test = cfg.TEST
     options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
     results.save(Path(cfg.OUTPUT_DIR), **about, options=options, machine=machine_name(cfg.MODEL.DEVICE))
-    logger.info(f"results, in percent:\n{results.table()}\n{results.counted()}")
+    logger.info(f"results:\n{results.table()}\n{results.counted()}")
     return results

@@ -57,7 +57,8 @@ class Predictor:
         self.model = build_from_checkpoint(self.cfg, self.checkpoint).eval()
         self.device = next(self.model.parameters()).device
         self.image_size = tuple(self.cfg.INPUT.SIZE_TEST)
-        self.feature_size: int = self.cfg.META.BOTTLENECK or self.model.backbone.out_channels
+        reduction = self.cfg.META.BOTTLENECK
+        self.feature_size: int = reduction.REDUCTION_DIM if reduction.DO_IT else self.model.backbone.out_channels
         self.transform = build_transforms(self.cfg, is_train=False)
 
     def __call__(self, images: OneImage | Sequence[OneImage], name: str = "images") -> Tensor:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import Items
 from fastreid.utils.errors import UserError
-from fastreid.utils.precision import amp_dtype, uses_amp
 from fastreid.utils.processes import hide_progress_bar, num_processes, process_rank
 
 logger = logging.getLogger(__name__)
@@ -50,13 +49,13 @@ def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Ten
 def forward_batches(cfg, model: nn.Module, batches: Iterable[dict], total: int, name: str = "") -> Tensor:
     """Return the features (total, D) float32 on the CPU of batches that hold `total` images, by this process alone.
 
-    Model and options (`TEST.FLIP`, `SOLVER.AMP`) are those of a test. `name` stands beside the progress bar.
+    Model and options (`TEST.FLIP`) are those of a test, which is in float32 under `SOLVER.AMP` too. `name` stands beside
+    the progress bar.
     """
     device = next(model.parameters()).device
-    amp, dtype = uses_amp(cfg, device), amp_dtype(device)
     features, done = None, 0
     bar = tqdm(total=total, desc=name, unit=" images", leave=False, disable=hide_progress_bar())
-    with evaluation_mode(model), bar, torch.autocast(device.type, dtype, enabled=amp):
+    with evaluation_mode(model), bar:
         for batch in batches:
             images = batch["images"].to(device, non_blocking=True)
             part = model({**batch, "images": images}).float()

@@ -18,7 +18,6 @@ from fastreid.data.decode import DECODER
 from fastreid.data.image_files import file_states
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import atomic_path, file_stem
-from fastreid.utils.precision import uses_amp
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,6 @@ def model_fingerprint(cfg, model: nn.Module) -> dict[str, str]:
         "decoder": DECODER,
         "SIZE_TEST": list(cfg.INPUT.SIZE_TEST),
         "FLIP": cfg.TEST.FLIP,
-        "AMP": uses_amp(cfg, next(model.parameters()).device),
         "LAST_STRIDE": cfg.MODEL.BACKBONE.LAST_STRIDE,
         "TYPE_BACKBONE": cfg.MODEL.NORM.TYPE_BACKBONE,
         "IN_FC_MULTIPLY": cfg.MODEL.NORM.IN_FC_MULTIPLY,

@@ -60,9 +60,10 @@ def write_workbook(
     table.title = "results"
     averages = [[name, *(row[c] for c in columns)] for name, row in rows.items()]
     fill_sheet(table, ["Datasets", *columns], averages, labels=1)
-    # The last row is the average over all data sets.
-    for cell in table[table.max_row]:
-        cell.font = Font(bold=True)
+    for row in table.iter_rows(min_row=2):
+        if row[0].value.startswith("**"):  # the average over data sets
+            for cell in row:
+                cell.font = Font(bold=True)
     every = list(dict.fromkeys(key for found in splits.values() for row in found.values() for key in row))
     lines = [[name, split, *(row[c] for c in every)] for name, found in splits.items() for split, row in found.items()]
     fill_sheet(workbook.create_sheet("splits"), ["Datasets", "Split", *every], lines, labels=2)

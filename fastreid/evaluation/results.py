@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,33 @@ class Results:
     queries: dict[str, list[QueryRow]] = field(default_factory=dict)
 
     @property
+    def averages(self) -> dict[str, Metrics]:
+        """The mean over the splits of each data set."""
+        return {name: _over(np.mean, splits.values()) for name, splits in self.splits.items()}
+
+    @property
+    def overall(self) -> Metrics:
+        """The mean over the data sets of several splits; where none has several, over all."""
+        return _over(np.mean, [self.averages[name] for name in self._averaged or self.splits])
+
+    @property
+    def _averaged(self) -> list[str]:
+        """The data sets of several splits, which alone take part in the table's averages."""
+        return [name for name, splits in self.splits.items() if len(splits) > 1]
+
+    @property
     def rows(self) -> dict[str, Metrics]:
-        """`X_average` and `X_std` (population) over the splits of each data set, then the average of the averages."""
+        """The table: `X_average` and `X_std` (population) over the splits of X, or one row X for a single split.
+
+        Then the average of the averages, if there are any.
+        """
         rows: dict[str, Metrics] = {}
-        for name, splits in self.splits.items():
-            keys = next(iter(splits.values())).keys()
-            values = {key: [metrics[key] for metrics in splits.values()] for key in keys}
-            rows[f"{name}_average"] = {key: float(np.mean(v)) for key, v in values.items()}
-            rows[f"{name}_std"] = {key: float(np.std(v)) for key, v in values.items()}
-        averages = [rows[f"{name}_average"] for name in self.splits]
-        rows[ALL_AVERAGE] = {key: float(np.mean([row[key] for row in averages])) for key in averages[0]}
-        return rows
+        for name, average in self.averages.items():
+            if name in self._averaged:
+                rows |= {f"{name}_average": average, f"{name}_std": _over(np.std, self.splits[name].values())}
+            else:
+                rows[name] = average
+        return rows | ({ALL_AVERAGE: self.overall} if self._averaged else {})
 
     @property
     def curves(self) -> dict[str, np.ndarray]:
@@ -69,9 +85,9 @@ class Results:
         }
 
     def table(self) -> str:
-        """Return the published pipe table."""
-        rows = [[name, *(metrics[column] for column in COLUMNS)] for name, metrics in self.rows.items()]
-        return tabulate(rows, headers=["Datasets", *COLUMNS], tablefmt="pipe", floatfmt=".2f", numalign="left")
+        """Return the published pipe table, in percent."""
+        rows = [[name, *(f"{metrics[column]:.2f}%" for column in COLUMNS)] for name, metrics in self.rows.items()]
+        return tabulate(rows, headers=["Datasets", *COLUMNS], tablefmt="pipe")
 
     def counted(self) -> str:
         """Return a line on the images of each data set; where its splits differ, from the least to the most."""
@@ -111,6 +127,12 @@ def _span(values: Iterable[int]) -> str:
     found = list(values)
     least, most = min(found), max(found)
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _over(statistic: Callable[[list[float]], Any], metrics: Iterable[Metrics]) -> Metrics:
+    """Return a statistic, such as the mean, of each metric."""
+    found = list(metrics)
+    return {key: float(statistic([row[key] for row in found])) for key in found[0]}
 
 
 def _valid_json(metrics: Metrics) -> dict[str, float | None]:

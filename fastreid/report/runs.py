@@ -13,7 +13,7 @@ from typing import Any
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.evaluation.results import ALL_AVERAGE
-from fastreid.report.run_log import Evaluation, Rows, parse_log
+from fastreid.report.run_log import Evaluation, Rows, parse_log, with_averages
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import walk_folders
 from fastreid.utils.plots import Records, read_metrics
@@ -173,10 +173,10 @@ def _read_results(run: Run, path: Path) -> None:
     """Let the last evaluation be that of results.json, which has all metrics with all digits."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        rows = {
+        rows = with_averages({
             row: {key: math.nan if value is None else float(value) for key, value in metrics.items()}
             for row, metrics in content.pop("results").items()
-        }
+        })
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path} does not hold results ({type(error).__name__}: {error})") from error
     about = {key: value for key, value in content.items() if key not in ("splits", "cmc", "counts")}

@@ -51,14 +51,15 @@ def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer 
     """Return the SGD optimizer called `which`, whose state has one group per parameter as published checkpoints do.
 
     "main": every trained parameter but the gates, with momentum and weight decay; learning rate BASE_LR times the
-    factors for biases, backbone and heads. "norm": the gates, without either, at BASE_LR x LR_FACTOR.GATE; None for a
-    model that has no gates.
+    factors for biases, backbone and heads. "norm": the gates, at BASE_LR x LR_FACTOR.GATE, with MOMENTUM_NORM and
+    WEIGHT_DECAY_NORM; None for a model that has no gates.
     """
     solver = cfg.SOLVER
     if which == "norm":
         lr = solver.BASE_LR * cfg.META.SOLVER.LR_FACTOR.GATE
-        groups = [{"params": [p], "lr": lr} for p in gate_parameters(model).values()]
-        return MergedSGD(groups, lr=lr) if groups else None
+        groups = [{"name": name, "params": [p], "lr": lr} for name, p in gate_parameters(model).items()]
+        options = {"lr": lr, "momentum": solver.MOMENTUM_NORM, "weight_decay": solver.WEIGHT_DECAY_NORM}
+        return MergedSGD(groups, **options) if groups else None
     if which != "main":
         raise ValueError(f'an optimizer is called "main" or "norm"; found {which!r}')
     groups = []
@@ -67,5 +68,5 @@ def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer 
         lr = solver.BASE_LR * (solver.BIAS_LR_FACTOR if is_bias else 1.0)
         lr *= solver.BACKBONE_LR_FACTOR if name.startswith("backbone.") else solver.HEADS_LR_FACTOR
         decay = solver.WEIGHT_DECAY_BIAS if is_bias else solver.WEIGHT_DECAY
-        groups.append({"params": [parameter], "lr": lr, "weight_decay": decay})
+        groups.append({"name": name, "params": [parameter], "lr": lr, "weight_decay": decay})
     return MergedSGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from fastreid.utils.errors import UserError
@@ -92,11 +93,37 @@ class Checkpointer:
 
     def load(self, path: Path, trust: bool = False) -> None:
         """Start from the weights of a checkpoint; its classifier is left out if it is of other identities."""
-        weights, own = read_checkpoint(path, trust)["model"], self.model.state_dict()
-        if CLASSIFIER in weights and CLASSIFIER in own and weights[CLASSIFIER].shape != own[CLASSIFIER].shape:
-            logger.warning(f"{path} was trained on {len(weights[CLASSIFIER])} identities: the classifier starts anew")
-            weights = {**weights, CLASSIFIER: own[CLASSIFIER]}
-        load_weights(self.model, weights, path)
+        content = read_checkpoint(path, trust)
+        if self.other_identities(content) or self.classifier_shape(content["model"]) != self.classifier_shape():
+            content = self.with_new_classifier(path, content)
+        load_weights(self.model, content["model"], path)
+
+    def other_identities(self, content: dict[str, Any]) -> bool:
+        """Tell whether a checkpoint's classifier is of other identities than this run's, or numbers them differently.
+
+        Identities are numbered over the data sets in their order. The published program, whose files hold no config,
+        numbers them in another order.
+        """
+        return source_names(content.get("config", "")) != source_names(self.config)
+
+    def classifier_shape(self, weights: dict[str, Tensor] | None = None) -> torch.Size | None:
+        """Return the shape of the classifier's weight in a checkpoint, or of the model's; None without one."""
+        weights = self.model.state_dict() if weights is None else weights
+        return weights[CLASSIFIER].shape if CLASSIFIER in weights else None
+
+    def with_new_classifier(self, path: Path, content: dict[str, Any]) -> dict[str, Any]:
+        """Return a checkpoint's content with the classifier as it is in this model now, and no momentum of it."""
+        found, own = self.classifier_shape(content["model"]), self.classifier_shape()
+        if found is None or own is None:
+            return content
+        logger.warning(
+            f"{path}: its classifier is of other identities or numbers them in another order ({found[0]} there, {own[0]} "
+            "here): the classifier and its momentum start anew"
+        )
+        content = {**content, "model": {**content["model"], CLASSIFIER: self.model.state_dict()[CLASSIFIER]}}
+        if "optimizer_main" in content and "optimizer_main" in self.objects:
+            content["optimizer_main"] = self.objects["optimizer_main"].without_momentum(CLASSIFIER, content["optimizer_main"])
+        return content
 
     def resume(self, path: Path) -> int:
         """Load everything a checkpoint holds and return the iteration to go on with."""
@@ -108,9 +135,11 @@ class Checkpointer:
         Raises:
             UserError: it is of another architecture or config, or holds no iteration.
         """
-        load_weights(self.model, content["model"], path)
         if not isinstance(content.get("iteration"), int):
             raise UserError(f"{path} holds no iteration, so it is no run to resume: start from it with MODEL.WEIGHTS {path}")
+        if self.other_identities(content):
+            content = self.with_new_classifier(path, content)
+        load_weights(self.model, content["model"], path)
         fresh = [entry for entry in self.objects if entry not in content]
         for entry, thing in self.objects.items():
             if entry not in content:
@@ -126,6 +155,11 @@ class Checkpointer:
             logger.warning(f"{path} does not hold {', '.join(fresh)}: they start anew")
         self.history = earlier_names(self.folder, path.name) + [path.name]
         return content["iteration"] + 1
+
+
+def source_names(config: str) -> list[str]:
+    """Return DATASETS.NAMES of a config as text; none where there is no config."""
+    return list((yaml.safe_load(config) or {}).get("DATASETS", {}).get("NAMES", ()))
 
 
 def last_checkpoint(folder: Path) -> Path | None:

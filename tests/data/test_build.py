@@ -12,6 +12,7 @@ from PIL import Image
 
 from fastreid.config import get_cfg
 from fastreid.data import build_test_loader, build_train_loaders, load_test_set, load_training_data
+from fastreid.data.build import meta_names
 from fastreid.utils.errors import UserError, run_command
 
 
@@ -100,8 +101,17 @@ def test_sizes_are_found_in_the_data(root):
     assert balanced.iters_per_epoch == 3 * (18 - 18 % 2 - 2) // 6
     dropped = build_train_loaders(config("DATALOADER.DELETE_REM", "True"))
     assert dropped.iters_per_epoch == (46 - 46 % 8 - 8) // 8
+    inner = ("META.SOLVER.INIT.INNER_LOOP", "2")
+    assert build_train_loaders(config(*inner)).iters_per_epoch == 40 // (8 * 2)
+    assert build_train_loaders(config(*inner, "META.DATA.NAMES", "")).iters_per_epoch == 5
     cameras = build_train_loaders(config("DATALOADER.CAMERA_TO_DOMAIN", "True", "META.DATA.MTRAIN_MINI_BATCH", "24"))
     assert cameras.num_meta_domains == 6
+
+
+@pytest.mark.parametrize("inner_loop, problem", [("0", "must be at least 1 base step"), ("9", "or META.SOLVER.INIT.INNER_LOOP")])
+def test_base_steps_that_make_no_epoch_are_refused(root, inner_loop, problem):
+    with pytest.raises(UserError, match=problem):
+        build_train_loaders(config("META.SOLVER.INIT.INNER_LOOP", inner_loop))
 
 
 def test_base_and_meta_batches_have_the_documented_keys_types_and_ranges(root):
@@ -203,6 +213,12 @@ def test_a_missing_or_empty_source_is_an_error(root, monkeypatch):
 def test_meta_sources_must_be_sources(root):
     message = error_of("META.DATA.NAMES", "('folder:x', 'folder:q')")
     assert message.startswith("META.DATA.NAMES must be out of DATASETS.NAMES ") and "; found folder:q. " in message
+
+
+def test_dg_is_all_sources():
+    assert meta_names(config("META.DATA.NAMES", "DG")) == ("folder:x", "folder:y", "folder:z")
+    assert meta_names(config("META.DATA.NAMES", "folder:y")) == ("folder:y",)
+    assert meta_names(config("META.DATA.NAMES", "")) == ()
 
 
 def test_batches_that_do_not_fit_the_data_are_errors(root):

@@ -47,15 +47,24 @@ def test_every_naive_batch_has_p_distinct_identities_with_k_images_each(seed, de
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_identity_repeats_images_only_as_far_as_it_has_too_few(seed):
+def test_an_epoch_has_each_image_once_and_as_many_again_as_fill_the_last_group(seed):
     pids = some_people(seed)
-    have = Counter(pids.tolist())
-    for batch in islice(NaiveIdentitySampler(pids, 5 * K, K, seed=seed), 30):
-        for group in groups_in(batch):
-            count = have[pids[group[0]]]
-            times = Counter(group.tolist()).values()
-            assert len(times) == min(count, K)
-            assert max(times) == -(-K // count)
+    times = [Counter(np.ravel(list(NaiveIdentitySampler(pids, K, K, seed=seed).epoch(e))).tolist()) for e in range(40)]
+    for pid, count in Counter(pids.tolist()).items():
+        images = np.flatnonzero(pids == pid).tolist()
+        found = [[epoch[image] for image in images] for epoch in times]
+        if count < K:  # K draws with replacement
+            assert all(sum(epoch) == K for epoch in found)
+            assert len({tuple(epoch) for epoch in found}) > 1 or count == 1
+            assert max(max(epoch) for epoch in found) > -(-K // count) or count == 1
+        else:
+            assert all(sorted(epoch) == [1] * (count - -count % K) + [2] * (-count % K) for epoch in found)
+            assert np.min(found, 0).max() == 1  # which ones come twice is drawn in each epoch
+
+
+def test_an_image_and_its_repetition_may_meet_in_a_group_as_the_padding_is_shuffled():
+    batches = [batch for e in range(40) for batch in NaiveIdentitySampler(np.zeros(5, int), K, K).epoch(e)]
+    assert {len(set(batch)) for batch in batches} > {K}
 
 
 @pytest.mark.parametrize("seed", range(5))

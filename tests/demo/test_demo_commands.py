@@ -150,7 +150,7 @@ def test_search_takes_the_features_of_demo(command, people, make_run, tmp_path):
     assert search(command, people, tmp_path / "again", gallery=file) == expected
     with pytest.raises(UserError, match="or one .npz file of features, not both"):
         command("search", "--query", people / "query", "--gallery", file, people / "gallery")
-    small = make_run(tmp_path / "small", "META.BOTTLENECK", "8")
+    small = make_run(tmp_path / "small", "META.BOTTLENECK.DO_IT", "True", "META.BOTTLENECK.REDUCTION_DIM", "8")
     with pytest.raises(UserError, match="features of length 1280, but the model .* gives 8"):
         search(command, people, tmp_path / "other", gallery=file, run=small)
 

@@ -147,6 +147,7 @@ def make_real_trainer(folder, workers=0, **more):
         "SOLVER.BASE_LR": 0.0005,
         "SOLVER.WARMUP_ITERS": 1,
         "SOLVER.CHECKPOINT_PERIOD": 1,
+        "SOLVER.CHECKPOINT_SAME_AS_EVAL": False,
         "SOLVER.WRITE_PERIOD": 100,
         "META.DATA.NAMES": RUN_DOMAINS,
         "META.DATA.MTRAIN_MINI_BATCH": 6,

@@ -14,7 +14,7 @@ from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation import average_query_expansion, compute_distance, evaluate_rank, re_ranking, reid_evaluation
 from fastreid.evaluation.reid_evaluation import evaluate, evaluate_test_set, select_rows
-from fastreid.evaluation.results import Results
+from fastreid.evaluation.results import COLUMNS, Results
 from fastreid.utils.errors import UserError
 from fastreid.utils.figures import PALETTE
 
@@ -42,10 +42,25 @@ def test_the_table_has_the_published_form(small_cfg):
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["people_average", "people_std", "** all_average **"]
     splits = results.splits["people"]
     assert results.rows["people_average"]["mAP"] == pytest.approx(np.mean([row["mAP"] for row in splits.values()]))
+    cells = [cell.strip() for cell in lines[2].split("|")[2:-1]]
+    assert cells == [f"{results.rows['people_average'][column]:.2f}%" for column in COLUMNS]
+
+
+def test_a_data_set_of_one_split_has_one_row_and_no_part_in_an_average(small_cfg):
+    results = evaluated(small_cfg, *problem())
+    results.splits |= {"single": {"all": dict.fromkeys(COLUMNS, 12.3456)}, "twice": dict(results.splits["people"])}
+    assert list(results.rows) == ["people_average", "people_std", "single", "twice_average", "twice_std", "** all_average **"]
+    assert results.overall == results.rows["** all_average **"] == pytest.approx(results.rows["people_average"])
+    assert results.table().splitlines()[4].split("|")[2].strip() == "12.35%"
+
+
+def test_data_sets_of_one_split_have_no_average_in_the_table_but_one_by_which_the_best_model_is_chosen():
+    results = Results({name: {"all": dict.fromkeys(COLUMNS, value)} for name, value in (("a", 20.0), ("b", 40.0))})
+    assert list(results.rows) == ["a", "b"] and results.overall == dict.fromkeys(COLUMNS, 30.0)
 
 
 def test_the_whole_run_finds_people_by_their_look(small_cfg, tiny_model):
-    assert evaluate(small_cfg, tiny_model).rows["folder:people_average"]["Rank-1"] > 70
+    assert evaluate(small_cfg, tiny_model).rows["folder:people"]["Rank-1"] > 70
 
 
 def test_each_metric_is_that_of_the_matrix(small_cfg):
@@ -148,8 +163,8 @@ def test_undefined_rates_are_empty_in_the_files(small_cfg, tmp_path):
     splits = [Split("split_1", np.array([0]), np.array([3, 4]))]
     results = evaluated(small_cfg, *problem(splits=splits))
     results.save(tmp_path)
-    assert math.isnan(results.rows["people_average"]["TPR@FPR=0.01"])
-    assert json.loads((tmp_path / "results.json").read_text())["results"]["people_average"]["TPR@FPR=0.01"] is None
+    assert math.isnan(results.rows["people"]["TPR@FPR=0.01"])
+    assert json.loads((tmp_path / "results.json").read_text())["results"]["people"]["TPR@FPR=0.01"] is None
     assert load_workbook(tmp_path / "results.xlsx")["results"]["I2"].value is None
 
 

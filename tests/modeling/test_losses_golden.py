@@ -8,9 +8,16 @@ import torch
 
 from fastreid.modeling import losses
 
-with np.load(Path(__file__).parents[1] / "golden" / "losses.npz") as archive:
-    VECTORS = dict(archive)
-CASES = sorted(key.removesuffix("/value") for key in VECTORS if key.endswith("/value"))
+
+def load(name: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the vectors of a file, and the names of its cases."""
+    with np.load(Path(__file__).parents[1] / "golden" / name) as archive:
+        vectors = dict(archive)
+    return vectors, sorted(key.removesuffix("/value") for key in vectors if key.endswith("/value"))
+
+
+VECTORS, CASES = load("losses.npz")
+CAMERA_VECTORS, CAMERA_CASES = load("triplet_cameras.npz")  # identities that are in two domains each
 
 
 def option(field: str) -> str:
@@ -77,3 +84,34 @@ def test_value_and_gradient_match_the_published_program(case, dtype):
     noisy = "/hard=0/" in case and "/euclidean/" in case
     assert abs(value.item() - expected_value) <= (5e-6 if noisy else 2e-6 * max(1, abs(expected_value)))
     assert np.abs(grad.numpy() - expected_grad).max() <= (5e-5 if noisy else 1e-5) * np.abs(expected_grad).max()
+
+
+def test_every_vector_of_cameras_as_domains_is_used():
+    used = {f"{case}/{part}" for case in CAMERA_CASES for part in ("value", "grad")}
+    assert len(CAMERA_CASES) == 80
+    assert used | {"embedding", "ids", "domains"} == set(CAMERA_VECTORS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("case", CAMERA_CASES)
+def test_triplets_match_the_published_program_where_an_identity_is_in_several_domains(case, dtype):
+    _, sets, margin, hard, norm, dist_type = case.split("/")
+    positives, negatives = sets.split("_")
+    features = torch.from_numpy(CAMERA_VECTORS["embedding"]).to(dtype).requires_grad_()
+    value = losses.triplet_loss(
+        features,
+        torch.from_numpy(CAMERA_VECTORS["ids"]),
+        torch.from_numpy(CAMERA_VECTORS["domains"]),
+        margin=float(margin.removeprefix("margin")),
+        norm_feat=norm == "norm1",
+        hard_mining=hard == "hard1",
+        dist_type=dist_type,
+        loss_type="logistic",
+        new_pos=list(map(int, positives.removeprefix("pos"))),
+        new_neg=list(map(int, negatives.removeprefix("neg"))),
+    )
+    (grad,) = torch.autograd.grad(value, features)
+    expected_value, expected_grad = CAMERA_VECTORS[f"{case}/value"], CAMERA_VECTORS[f"{case}/grad"]
+    noisy = hard == "hard0" and dist_type == "euclidean"  # as above
+    assert abs(value.item() - expected_value) <= 1e-5 * max(1, abs(expected_value))
+    assert np.abs(grad.numpy() - expected_grad).max() <= (2e-4 if noisy else 1e-5) * np.abs(expected_grad).max()

@@ -63,6 +63,61 @@ def test_a_published_state_is_taken_over(source):
     torch.testing.assert_close(resumed_parameters, parameters)
 
 
+def layouts():
+    """The same convolution's weight in both memory formats, and a gradient for it."""
+    weight, grad = torch.randn(2, 4, 3, 3, 3, dtype=torch.float64)
+    return weight, weight.to(memory_format=torch.channels_last), grad
+
+
+@pytest.mark.parametrize("saved_in, resumed_in", [(0, 1), (1, 0)], ids=["published to ours", "and back"])
+def test_momentum_of_a_file_takes_the_memory_format_of_its_parameter(saved_in, resumed_in):
+    *weights, grad = layouts()
+    runs = []
+    for weight in (weights[saved_in], weights[resumed_in]):
+        parameter = nn.Parameter(weight)
+        runs.append((parameter, MergedSGD([{"params": [parameter]}], lr=0.1, momentum=0.9)))
+    (parameter, saved), (resumed_parameter, resumed) = runs
+    parameter.grad = grad
+    saved.step()
+    with torch.no_grad():
+        resumed_parameter.copy_(parameter)
+    resumed.load_state_dict(copy.deepcopy(saved.state_dict()))
+    assert resumed.state[resumed_parameter]["momentum_buffer"].stride() == resumed_parameter.stride()
+    parameter.grad = resumed_parameter.grad = grad.sin()
+    saved.step(), resumed.step()
+    torch.testing.assert_close(resumed_parameter.detach(), parameter.detach(), rtol=0, atol=1e-14)
+
+
+def test_a_gradient_in_another_memory_format_is_stepped_element_by_element():
+    contiguous, channels_last, grad = layouts()
+    parameter = nn.Parameter(channels_last)
+    parameter.grad = grad
+    MergedSGD([{"params": [parameter]}], lr=0.5, momentum=0.9).step()
+    torch.testing.assert_close(parameter.detach(), contiguous - 0.5 * grad, rtol=0, atol=1e-14)
+
+
+def test_a_saved_group_has_what_the_published_program_reads_and_nothing_of_this_machine():
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    groups = [{"name": f"layer.{i}", "params": [p], "lr": 0.1} for i, p in enumerate(parameters)]
+    optimizer = MergedSGD(groups, lr=0.1, momentum=0.9)
+    parameters[1].requires_grad_(False)
+    found = optimizer.state_dict()["param_groups"]
+    assert [(group["name"], group["freeze"], group["params"]) for group in found] == [("layer.0", False, [0]), ("layer.1", True, [1])]
+    assert found[0].keys() == {"name", "freeze", "params", "lr", "momentum", "dampening", "weight_decay", "nesterov"}
+    published = torch.optim.SGD([{**group, "params": [p], "freeze": False} for group, p in zip(groups, parameters)], lr=0.1)
+    published.load_state_dict(optimizer.state_dict())
+    assert published.param_groups[1]["name"] == "layer.1" and published.param_groups[1]["freeze"]
+
+
+def test_the_momentum_of_one_parameter_can_be_left_out():
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = MergedSGD([{"name": f"p{i}", "params": [p]} for i, p in enumerate(parameters)], lr=0.1, momentum=0.9)
+    train(parameters, optimizer)
+    state = optimizer.state_dict()
+    assert optimizer.without_momentum("p1", state)["state"].keys() == {0, 2}
+    assert optimizer.without_momentum("other", state)["state"].keys() == {0, 1, 2}
+
+
 def test_a_state_whose_rates_differ_within_a_group_is_refused():
     _, optimizer = make(MergedSGD)
     _, other = make(torch.optim.SGD, (0.1, 0.2, 0.3, 0.2, 0.1))

@@ -8,6 +8,7 @@ import torch
 
 from fastreid.config import get_cfg
 from fastreid.solver import InnerRatio, build_lr_scheduler
+from fastreid.solver.lr_scheduler import triangle
 
 VECTORS = np.load(Path(__file__).parents[1] / "golden" / "schedules.npz")
 
@@ -47,6 +48,22 @@ def test_inner_ratio_cycle_matches_the_published_one():
     np.testing.assert_allclose([ratio.advance() for _ in expected], expected, rtol=0, atol=1e-12)
 
 
+def test_an_odd_period_rises_for_its_smaller_half():
+    cfg = config("SOLVER.ITERS_PER_EPOCH", 1787)  # of the published run: a period of 8,935 meta steps, 4,467 of them rising
+    ratio = InnerRatio(cfg)
+    steps = [ratio.value] + [ratio.advance() for _ in range(8935)]
+    assert np.argmax(steps) == 4467 and steps[4467] == pytest.approx(0.1, abs=1e-15)
+    np.testing.assert_allclose(np.diff(steps[:4468]), (0.1 - 0.001) / 4467, rtol=1e-6)
+    np.testing.assert_allclose(np.diff(steps[4467:]), (0.001 - 0.1) / 4468, rtol=1e-6)
+
+
+@pytest.mark.parametrize("up_ratio, top", [(0.0, 0), (0.25, 25), (0.999, 99), (1.0, 99)])
+def test_a_cycle_may_rise_for_any_share_of_its_period(up_ratio, top):
+    heights = [triangle(step, 100, up_ratio) for step in range(201)]
+    assert np.argmax(heights) == top and min(heights) >= 0 and heights[0] == heights[100] == (0 if top else 1)
+    assert heights[100:200] == heights[:100]
+
+
 def test_fixed_inner_ratio_needs_no_cycle():
     ratio = InnerRatio(config("META.SOLVER.LR_FACTOR.META", 0.5, "SOLVER.ITERS_PER_EPOCH", 0))
     assert [ratio.advance(), ratio.advance()] == [0.5, 0.5]
@@ -54,12 +71,15 @@ def test_fixed_inner_ratio_needs_no_cycle():
 
 def test_gate_schedules_differ_as_named():
     main = rates(config(), "main")
-    assert rates(config("META.SOLVER.NORM_SCHEDULER", "same"), "norm") == main
-    no_warm = rates(config("META.SOLVER.NORM_SCHEDULER", "no_warm"), "norm")
+    assert rates(config("SOLVER.NORM_SCHEDULER", "same"), "norm") == main
+    no_warm = rates(config("SOLVER.NORM_SCHEDULER", "no_warm"), "norm")
     assert no_warm[0] == 0.01 and no_warm[10:] == main[10:]
-    cyclic = rates(config("META.SOLVER.NORM_SCHEDULER", "cyclic"), "norm", n=101)
-    assert min(cyclic) == pytest.approx(0.001) and max(cyclic) == pytest.approx(0.1)
-    assert cyclic[50] == max(cyclic) and cyclic[100] == cyclic[0]
+    # 20 iterations an epoch
+    cyclic = rates(config("SOLVER.NORM_SCHEDULER", "cyclic"), "norm", n=101)
+    assert cyclic[0] == cyclic[20] == min(cyclic) == pytest.approx(0.0001)
+    assert cyclic[10] == max(cyclic) == pytest.approx(0.01) and cyclic[5] == cyclic[15] == pytest.approx(0.00505)
+    cycle = ["SOLVER.CYCLIC_MIN_LR", 0.2, "SOLVER.CYCLIC_MAX_LR", 0.6, "SOLVER.CYCLIC_PERIOD_PER_EPOCH", 5.0]
+    assert rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *cycle), "norm", n=5) == pytest.approx([0.2, 0.4, 0.6, 0.4, 0.2])
 
 
 def test_warmup_method_and_factor_are_read():

@@ -119,8 +119,8 @@ def inside(path: str) -> bool:
     return b".." not in parts and all(0 < len(part) <= MOST_BYTES and b"\0" not in part for part in parts)
 
 
-def load_mat(name: str, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read variables of a MATLAB v5 file; raises UserError if it is missing, unreadable or lacks a variable."""
+def load_mat(name: str, path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read variables of a MATLAB v5 file; raises UserError if it is missing, unreadable or lacks one not `optional`."""
     from scipy.io import loadmat  # imported late: only two data sets need it, and it takes a while
     from scipy.io.matlab import MatReadError
 
@@ -130,9 +130,9 @@ def load_mat(name: str, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray
     except (MatReadError, ValueError, TypeError, NotImplementedError, OSError, zlib.error) as error:
         raise UserError(f"{name}: cannot read {path} as a MATLAB v5 file ({error}): unpack it again") from error
     for key in keys:
-        if key not in variables:
+        if key not in variables and key not in optional:
             raise UserError(f"{name}: {path} has no variable {key}: expected {', '.join(keys)}; unpack it again")
-    return {key: variables[key] for key in keys}
+    return {key: variables[key] for key in keys if key in variables}
 
 
 def _broken_link(path: Path) -> str:

@@ -15,19 +15,24 @@ from fastreid.utils.errors import UserError
 class IdentityGroups:
     """Groups of K images of one identity: those of one epoch, dealt out without repetition until they run out.
 
+    Each epoch draws what pads an identity to a multiple of K: images of it that are then there twice, or, for an
+    identity with fewer than K images, K with replacement. The rest of its order is random, too.
+
     Args:
         indices: (n,) item indices to deal out. pids: (n,) their identities.
-        num_instances: K. delete_rem: drop an identity's images beyond a multiple of K instead of padding them by
-            repetition; an identity with fewer than K images is padded in any case.
+        num_instances: K. delete_rem: drop an identity's images beyond a multiple of K instead of padding them; an
+            identity with fewer than K images is padded in any case.
     """
 
     def __init__(self, indices: np.ndarray, pids: np.ndarray, num_instances: int, delete_rem: bool):
-        _, self.identity, self.counts = np.unique(pids, return_inverse=True, return_counts=True)
-        self.indices = indices
+        _, identity, self.counts = np.unique(pids, return_inverse=True, return_counts=True)
+        by_identity = np.argsort(identity, kind="stable")
+        self.indices, self.identity = indices[by_identity], identity[by_identity]
         self.num_instances = num_instances
         self.starts = np.cumsum(self.counts) - self.counts
         per_identity = self.counts // num_instances if delete_rem else -(-self.counts // num_instances)
         self.groups = np.maximum(per_identity, 1)
+        self.group_starts = np.cumsum(self.groups) - self.groups
 
     @property
     def num_identities(self) -> int:
@@ -39,10 +44,22 @@ class IdentityGroups:
         return int(self.groups.sum()) * self.num_instances
 
     def shuffle(self, rng: np.random.Generator) -> None:
-        """Begin an epoch: every identity's images in a new order, all groups undealt."""
-        # One sort by (identity, random key) shuffles within all identities at once.
-        self.shuffled = self.indices[np.lexsort((rng.random(len(self.indices)), self.identity))]
+        """Begin an epoch: every identity's images in a new order, padded to whole groups, all groups undealt."""
+        order = self._shuffled(np.arange(len(self.indices)), rng)
+        place = np.arange(len(order)) - self.starts[self.identity]  # of each image in the order of its identity
+        enough = self.counts >= self.num_instances
+        missing = self.groups * self.num_instances - self.counts  # below 0: images to drop
+        kept = enough[self.identity] & (place < (self.counts + missing)[self.identity])
+        added = enough[self.identity] & (place < missing[self.identity])
+        few = np.repeat(np.flatnonzero(~enough), self.num_instances)
+        drawn = self.starts[few] + rng.integers(self.counts[few])
+        self.shuffled = self._shuffled(np.concatenate([order[kept], order[added], drawn]), rng)
         self.left = self.groups.copy()
+
+    def _shuffled(self, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return positions in `indices` by identity, those of each identity in random order."""
+        # One sort by (identity, random key) shuffles within all identities at once.
+        return positions[np.lexsort((rng.random(len(positions)), self.identity[positions]))]
 
     def deal(self, num_identities: int, rng: np.random.Generator) -> np.ndarray | None:
         """Return (P * K,) item indices of P distinct identities; None when fewer than P have a group left."""
@@ -51,10 +68,8 @@ class IdentityGroups:
             return None
         chosen = rng.choice(available, num_identities, replace=False)
         self.left[chosen] -= 1
-        position = self.left[chosen, None] * self.num_instances + np.arange(self.num_instances)
-        # A group that reaches past the identity's last image goes on with its first one.
-        position %= self.counts[chosen, None]
-        return self.shuffled[self.starts[chosen, None] + position].ravel()
+        group = self.group_starts[chosen] + self.left[chosen]
+        return self.indices[self.shuffled.reshape(-1, self.num_instances)[group]].ravel()
 
 
 class NaiveIdentitySampler:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Iterable
+from urllib.error import URLError
 
+import torch
+import torchvision
 from torch import Tensor, nn
 
 from fastreid.layers import NonLocal, SqueezeExcitation
@@ -36,6 +39,29 @@ def read_weights(path: Path, where_to_get: str) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path}: expected a dictionary of tensors by name, found {type(content).__name__}")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def torchvision_weights(name: str) -> dict[str, Tensor]:
+    """Return torchvision's ImageNet weights of the model `name`, from torch.hub's cache or downloaded into it.
+
+    Raises:
+        UserError: they are not in the cache and cannot be downloaded.
+    """
+    # The first ImageNet recipe of torchvision, which the published numbers of ResNet were made with.
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if not cached.is_file():
+        logger.info(f"downloading {url} to {cached}")
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            # torchvision's file names end with the beginning of the hash; RuntimeError is a hash that differs.
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=cached.stem.rpartition("-")[2])
+        except (URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"torchvision's {name} weights are not at {cached} and cannot be downloaded ({error}): put "
+                f"them there, name a file in MODEL.BACKBONE.PRETRAIN_PATH, {NO_PRETRAIN}"
+            ) from error
+    return load_tensors(cached)
 
 
 def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, norm_cfg) -> None:

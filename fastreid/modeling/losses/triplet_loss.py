@@ -14,6 +14,7 @@ from .pairwise import choose, cosine_distances, euclidean_distances, full_precis
 _DISTANCES = {"euclidean": euclidean_distances, "cosine": cosine_distances}
 _SOFT_FORMS = {"logistic": F.softplus, "hinge": F.relu}
 _FALLBACK_MARGIN = 0.3
+_USUAL = ([1, 0, 0], [0, 1, 1])
 # Added to the sum of an anchor's weights, as in the published program. The weights of negatives are exp(-distance), so
 # when all of them are farther than about 10 it is no longer negligible, and makes them count as nearer than they are.
 _WEIGHT_EPS = 1e-6
@@ -35,10 +36,11 @@ def triplet_loss(
 ) -> Tensor:
     """Return the batch triplet loss over the chosen pairs, averaged over the anchors that have a negative.
 
-    Positives and negatives are unions of three disjoint sets of other images, one flag each: those of the anchor's
-    identity, those of other identities in its domain, those of other identities in other domains. [1, 0, 0] against
-    [0, 1, 1] is the usual loss (Hermans et al., arXiv 1703.07737), [0, 0, 1] against [0, 1, 0] the shuffle loss of
-    MetaBIN (arXiv 2011.14670). The anchor is always one of its own positives, at a distance of 0 without gradient, and
+    Positives and negatives are unions of three sets of other images, one flag each: those of the anchor's identity,
+    those of other identities in its domain, those of other domains, whatever their identity: where cameras are domains
+    an identity is in several, and its images in other cameras are in the first and the third set. [1, 0, 0] against
+    [0, 1, 1] is the usual loss (Hermans et al., arXiv 1703.07737), whose negatives are of other identities in any case;
+    [0, 0, 1] against [0, 1, 0] is the shuffle loss of MetaBIN (arXiv 2011.14670). The anchor is always one of its own positives, at a distance of 0 without gradient, and
     never a negative. Without any anchor that has a negative the loss is 0.
 
     Args:
@@ -85,7 +87,9 @@ def _pair_masks(
     """Return which pairs (anchor, other) are positive and which negative, both (N, N) boolean."""
     same_identity, same_domain = same_value(targets), same_value(domains)
     itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
-    sets = (same_identity, same_domain & ~same_identity, ~same_domain & ~same_identity)
+    if (list(new_pos), list(new_neg)) == _USUAL:
+        return same_identity, ~same_identity
+    sets = (same_identity, same_domain & ~same_identity, ~same_domain)
 
     def union(name: str, flags: Sequence[int]) -> Tensor:
         if len(flags) != len(sets):
