@@ -20,7 +20,7 @@ FRAMES = {"query": "#0173b2", "right": "#029e73", "wrong": "#d55e00", "": "#b8b8
 SIGNS = {"right": "\u2713", "wrong": "\u2717"}
 WIDTH, HEIGHT, FRAME, GAP, MARGIN = 80, 160, 4, 8, 16
 LINE, TITLE = 15, 24
-WIDEST = 4000  # pixels of a title or heading; a path may have 4,096 letters
+WIDEST = 2000  # pixels of a title or heading; a path may have 4,096 letters
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def find_runs(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}: give the folder that holds the runs' output folders, such as logs")
-    return sorted(folder for folder, names in walk_folders(root) if any(name in RUN_FILES for name in names))
+    found = walk_folders(root)
+    return sorted(folder for folder, names in found if any((folder / name).is_file() for name in {*RUN_FILES} & {*names}))
 
 
 def read_run(folder: Path, name: str = "") -> Run:
