@@ -394,8 +394,9 @@ def test_pair_flags_of_the_wrong_length_are_refused():
 def test_a_triplet_loss_above_that_of_equal_features_draws_all_features_together(spread):
     # What configs/Table/README.md reads out of a short run's log.
     domains, targets = torch.arange(24) // 12, torch.arange(24) // 4
-    features = torch.rand(1, 16) + spread * torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
-    features = features.double().requires_grad_()
+    random = torch.Generator().manual_seed(0)
+    features = 5 + spread * torch.randn(24, 16, generator=random, dtype=torch.float64)
+    features.requires_grad_()
     same = {"norm_feat": False, "hard_mining": True, "dist_type": "euclidean", "loss_type": "logistic"}
     same |= {"new_pos": [1, 0, 0], "new_neg": [0, 1, 1]}
 
