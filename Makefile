@@ -4,15 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_CONFIG := configs/Demo/synthetic-mobilenet.yml
 DEMO_DATA := datasets/synthetic
+OLDEST_PYTHON ?= python3.10
+NEWEST_PYTHON ?= python3.14
 
-.PHONY: help install demo study test clean
+.PHONY: help install demo study test test-oldest test-newest clean
 
 help:
 	@echo "make demo   draw synthetic data sets, train MetaBIN on five sources, test on four unseen targets"
 	@echo "make study  four ways to normalize, three seeds each, on seen and unseen drawn domains: less than an hour"
 	@echo "make test   run the tests"
-	@echo "make clean  remove the virtual environment and what was built"
-	@echo "PYTHON=python3.x selects the interpreter for a new .venv"
+	@echo "make test-oldest, make test-newest   run them with exactly the oldest versions that pyproject.toml allows, and with"
+	@echo "            the newest, in virtual environments of their own (.venv-oldest, .venv-newest)"
+	@echo "make clean  remove the virtual environments and what was built"
+	@echo "PYTHON=python3.x selects the interpreter for a new .venv (OLDEST_PYTHON, NEWEST_PYTHON: of these two)"
 
 install: $(VENV)/installed
 
@@ -33,5 +37,23 @@ study: install
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+test-oldest test-newest: test-%: .venv-%/installed
+	.venv-$*/bin/python -m pytest -q -n 2 --dist loadfile
+
+# Every "name>=version" of pyproject.toml as name==version.
+.venv-oldest/constraints.txt: pyproject.toml
+	@test -x $(@D)/bin/python || $(OLDEST_PYTHON) -m venv $(@D)
+	@grep -oE '[A-Za-z][A-Za-z0-9-]*>=[0-9.]+' $< | sed 's/>=/==/' > $@
+
+# Nothing is held back.
+.venv-newest/constraints.txt: pyproject.toml
+	@test -x $(@D)/bin/python || $(NEWEST_PYTHON) -m venv $(@D)
+	@: > $@
+
+.venv-%/installed: .venv-%/constraints.txt setup.py fastreid/evaluation/rank_cylib/rank_cy.pyx
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet --upgrade -c $< --build-constraint $< -e '.[test,search,export]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info fastreid/evaluation/rank_cylib/*.so fastreid/evaluation/rank_cylib/*.c
+	rm -rf $(VENV) .venv-oldest .venv-newest build *.egg-info fastreid/evaluation/rank_cylib/*.so fastreid/evaluation/rank_cylib/*.c

@@ -1,19 +1,21 @@
 #!/bin/sh
-# Link pre-trained models and logs kept elsewhere: sh symbolic_link_others.sh FOLDER, where FOLDER holds pretrained/,
-# logs/ or both; what lies in them is linked into the folders of the same names here.
+# Link logs and pre-trained models kept elsewhere: each entry of the folders is linked into logs/ or pretrained/ here.
+#   bash symbolic_link_others.sh           ../MetaBIN(logs) and ../MetaBIN(pretrained), beside this folder
+#   bash symbolic_link_others.sh FOLDER    FOLDER/logs and FOLDER/pretrained
 set -eu
-usage="sh symbolic_link_others.sh FOLDER_WITH_pretrained_OR_logs"
-target=${1:-}
-[ -d "$target" ] && target=$(cd "$target" && pwd -P)
-cd "$(dirname "$0")"
-. ./tools/link_entries.sh
-require_folder "$target" "$usage"
-if [ ! -d "$target/pretrained" ] && [ ! -d "$target/logs" ]; then
-    echo "error: $target has neither pretrained/ nor logs/; usage: $usage" >&2
+. "$(dirname "$0")/tools/link_entries.sh"
+usage="bash symbolic_link_others.sh FOLDER_WITH_logs_OR_pretrained"
+if [ $# -gt 0 ]; then
+    target=$(folder_path "$1" "$usage")
+    logs=$target/logs pretrained=$target/pretrained
+    cd "$(dirname "$0")"
+else
+    cd "$(dirname "$0")"
+    logs="../MetaBIN(logs)" pretrained="../MetaBIN(pretrained)"
+fi
+if [ ! -d "$logs" ] && [ ! -d "$pretrained" ]; then
+    echo "error: nothing to link: neither $logs nor $pretrained is a folder; make one of them, or name the folder above: $usage" >&2
     exit 2
 fi
-for folder in pretrained logs; do
-    if [ -d "$target/$folder" ]; then
-        link_entries "$target/$folder" "$folder"
-    fi
-done
+if [ -d "$logs" ]; then link_entries "$logs" logs; fi
+if [ -d "$pretrained" ]; then link_entries "$pretrained" pretrained; fi

@@ -20,6 +20,7 @@ from fastreid.data.image_files import find_images  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
 from fastreid.evaluation.feature_files import compute_features  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
+from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compute the features of images.")
     add_model_arguments(parser)
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="images, folders or quoted globs")
-    parser.add_argument("--output", default="features.npz", type=Path, help="the .npz to write (default: %(default)s)")
+    parser.add_argument("--output", default="features.npz", type=home_path, help="the .npz to write (default: %(default)s)")
     args = parser.parse_args()
     setup_logger()
     if args.output.suffix != ".npz":

@@ -14,7 +14,8 @@ echo "== 1/3  five source and four target data sets in $DEMO_DATA"
 "$PYTHON" tools/make_synthetic_datasets.py --root "$DEMO_DATA" --scale demo --size 64x32 \
     --sets cuhk02 cuhk03 market1501 dukemtmc cuhk_sysu grid prid ilids viper
 echo "== 2/3  the untrained model, to compare with"
-"$PYTHON" tools/train_net.py --config-file "$DEMO_CONFIG" --eval-only OUTPUT_DIR "$DEMO_LOGS/untrained"
+"$PYTHON" tools/train_net.py --config-file "$DEMO_CONFIG" --eval-only MODEL.WEIGHTS untrained \
+    OUTPUT_DIR "$DEMO_LOGS/untrained"
 echo "== 3/3  training, then testing"
 "$PYTHON" tools/train_net.py --config-file "$DEMO_CONFIG" OUTPUT_DIR "$DEMO_LOGS"
 echo "untrained: $(grep all_average "$DEMO_LOGS/untrained/results.txt")"

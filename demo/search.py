@@ -9,7 +9,6 @@ and only those of new and changed images are computed the next time. A gallery o
 as it is; the images that it names are read only for the pictures.
 """
 import argparse
-import csv
 import logging
 import os
 import sys
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 
 from fastreid import Predictor  # noqa: E402
-from fastreid.data.image_files import find_images  # noqa: E402
+from fastreid.data.image_files import PICTURES, RESULTS, RESULTS_HEADER, find_images  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
 from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features  # noqa: E402
 from fastreid.evaluation.pictures import Row, Tile, draw_page  # noqa: E402
@@ -37,8 +36,9 @@ from fastreid.evaluation.search import (  # noqa: E402
     recall_queries,
 )
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import atomic_path  # noqa: E402
+from fastreid.utils.files import atomic_path, home_path, require_folder, write_rows  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
+from fastreid.utils.text import file_part, spreadsheet_text  # noqa: E402
 
 logger = logging.getLogger("fastreid.search")
 
@@ -48,12 +48,13 @@ def main() -> None:
     setup_logger()
     if args.index == "ivf":
         import_faiss()  # now, not after the features
+    require_folder(args.output)
     predictor = Predictor(args.config_file, args.opts)
     gallery = load_gallery(predictor, args.gallery, args.output)
     queries = compute_features(predictor, find_images(args.query), "queries")
     found = search(predictor.cfg, queries.features, gallery.features, args)
-    write_results(args.output / "results.csv", queries.paths, gallery.paths, found)
-    draw_results(args.output / "pictures", queries.paths[: args.pictures], gallery.paths, found)
+    write_results(args.output / RESULTS, queries.paths, gallery.paths, found)
+    draw_results(args.output / PICTURES, queries.paths[: args.pictures], gallery.paths, found)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parser)
     parser.add_argument("--query", nargs="+", required=True, metavar="PATH", help="images, folders or quoted globs")
     parser.add_argument("--gallery", nargs="+", required=True, metavar="PATH", help="the same, or one .npz of demo.py")
-    parser.add_argument("--output", default="search", type=Path, help="folder to write to (default: %(default)s)")
+    parser.add_argument("--output", default="search", type=home_path, help="folder to write to (default: %(default)s)")
     parser.add_argument("--top-k", default=10, type=int, metavar="K", help="images found for a query (default: 10)")
     parser.add_argument("--pictures", default=50, type=int, metavar="N", help="draw the first N queries (default: 50)")
     parser.add_argument("--index", choices=INDEXES, default="exact", help="ivf: approximate, through faiss")
@@ -111,13 +112,18 @@ def search(cfg, q_feat: np.ndarray, g_feat: np.ndarray, args: argparse.Namespace
 
 def write_results(path: Path, queries: np.ndarray, gallery: np.ndarray, found: Found) -> None:
     """Write a line for each query and image found, nearest first."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("query", "rank", "image", "distance"))
-        for query, *ranked in zip(queries, *found):
-            for rank, (column, value) in enumerate(zip(*ranked), start=1):
-                if column >= 0:
-                    writer.writerow((query, rank, gallery[column], f"{value:.6f}"))
+    # A relative path that looks like a formula to a spreadsheet is written as the same path that does not.
+    query_names, names = ([spreadsheet_text(name, "./") for name in part.tolist()] for part in (queries, gallery))
+    write_rows(
+        path,
+        RESULTS_HEADER,
+        (
+            (query, rank, names[column], f"{value:.6f}")
+            for query, *ranked in zip(query_names, *found)
+            for rank, (column, value) in enumerate(zip(*ranked), start=1)
+            if column >= 0
+        ),
+    )
     logger.info(f"wrote {path}")
 
 
@@ -130,7 +136,7 @@ def draw_results(folder: Path, queries: np.ndarray, gallery: np.ndarray, found: 
             for rank, (column, value) in enumerate(pairs, start=1)
         ]
         page = draw_page([Row(query, Tile(query, ("query",), "query"), tiles)])
-        with atomic_path(folder / f"{number + 1:04d}_{Path(query).stem}.png") as temporary:
+        with atomic_path(folder / f"{number + 1:04d}_{file_part(Path(query).stem)}.png") as temporary:
             page.save(temporary)
     if len(queries):
         logger.info(f"drew {len(queries)} pictures in {folder}")

@@ -26,7 +26,7 @@ from fastreid.evaluation.pictures import SIGNS, draw_page, ranked_row  # noqa: E
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists  # noqa: E402
 from fastreid.evaluation.reid_evaluation import split_distances  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import atomic_path, file_stem  # noqa: E402
+from fastreid.utils.files import atomic_path, file_stem, home_path, require_folder  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 logger = logging.getLogger("fastreid.visualize_result")
@@ -36,6 +36,7 @@ ORDERS = {"ascending": "worst first", "descending": "best first"}
 def main() -> None:
     args = parse_arguments()
     setup_logger()
+    require_folder(args.output)
     predictor = Predictor(args.config_file, args.opts)
     names = [args.dataset_name] if args.dataset_name else predictor.cfg.DATASETS.TESTS
     for name in names:
@@ -52,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parser)
     parser.add_argument("--dataset-name", metavar="NAME", help="a test data set (default: all of DATASETS.TESTS)")
     parser.add_argument("--split", metavar="NAME", help="the split to draw (default: the first)")
-    parser.add_argument("--output", default="ranked_lists", type=Path, help="folder to write to (default: %(default)s)")
+    parser.add_argument("--output", default="ranked_lists", type=home_path, help="folder to write to (default: %(default)s)")
     parser.add_argument("--num-vis", default=30, type=int, metavar="N", help="queries to draw (default: %(default)s)")
     orders = tuple(ORDERS)
     parser.add_argument("--rank-sort", choices=orders, default=orders[0], help="by AP: worst first, or best first")

@@ -13,19 +13,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fastreid import Predictor  # noqa: E402
-from fastreid.engine.export import export_model  # noqa: E402
+from fastreid.engine.export import check_output, export_model  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
 from fastreid.utils.errors import run_command  # noqa: E402
+from fastreid.utils.files import home_path, refuse_inputs  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Export a trained model to ONNX or to PyTorch's ExportedProgram.")
     add_model_arguments(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="FILE.onnx, or FILE.pt2 for PyTorch")
+    parser.add_argument("--output", required=True, type=home_path, metavar="FILE", help="FILE.onnx, or FILE.pt2 for PyTorch")
     args = parser.parse_args()
     setup_logger()
+    check_output(args.output)
     predictor = Predictor(args.config_file, args.opts)
+    refuse_inputs(args.output, [predictor.checkpoint, args.config_file])
     differences = export_model(predictor, args.output)
     height, width = predictor.image_size
     size = args.output.stat().st_size / 1e6

@@ -14,6 +14,7 @@ sys.path.insert(0, str(PROJECT))
 
 from tabulate import tabulate  # noqa: E402
 
+from fastreid.evaluation.results import PER_QUERY, WORKBOOK  # noqa: E402
 from fastreid.report.comparison import (  # noqa: E402
     ALL_SETS,
     Line,
@@ -24,7 +25,7 @@ from fastreid.report.comparison import (  # noqa: E402
 )
 from fastreid.report.runs import find_runs, read_run, run_names  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import write_csv  # noqa: E402
+from fastreid.utils.files import home_path, refuse_inputs, write_csv  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 BASE = PROJECT / "configs" / "Base-DG.yml"
@@ -33,12 +34,12 @@ SHOWN = ("Rank-1", "mAP")
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Collect every run below a folder into one table.")
-    parser.add_argument("root", nargs="?", type=Path, default=Path("logs"), help="folder of runs (default: logs)")
+    parser.add_argument("root", nargs="?", type=home_path, default=Path("logs"), help="folder of runs (default: logs)")
     parser.add_argument(
-        "--output", type=Path, metavar="NAME", help="write NAME.xlsx and NAME.csv (default: ROOT/all_results)"
+        "--output", type=home_path, metavar="NAME", help="write NAME.xlsx and NAME.csv (default: ROOT/all_results)"
     )
     parser.add_argument(
-        "--base", type=Path, metavar="FILE", help=f"config to compare with (default: {BASE.relative_to(PROJECT)})"
+        "--base", type=home_path, metavar="FILE", help=f"config to compare with (default: {BASE.relative_to(PROJECT)})"
     )
     return parser.parse_args(arguments)
 
@@ -51,11 +52,14 @@ def main(arguments: list[str] | None = None) -> None:
     folders = find_runs(args.root)
     if not folders:
         raise UserError(f"no run below {args.root}: a run's folder holds log.txt, metrics.json or results.json")
-    runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders, args.root))]
-    table = [line for run in runs for line in lines(run)]
     # Not with_suffix: a name may have a dot of its own.
     output = args.output or args.root / "all_results"
     workbook, text = (output.with_name(output.name + suffix) for suffix in (".xlsx", ".csv"))
+    written = [path for folder in folders for path in (folder / WORKBOOK, *(folder / PER_QUERY).glob("*.csv"))]
+    refuse_inputs(workbook, written)
+    refuse_inputs(text, written)
+    runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders, args.root))]
+    table = [line for run in runs for line in lines(run)]
     write_comparison(workbook, table, runs, base, base_file.stem)
     write_csv(text, csv_rows(table))
     print(short_table(table))

@@ -15,10 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import re
 import shutil
-import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -28,7 +26,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
-from fastreid.utils.errors import UserError  # noqa: E402
+from fastreid.data.datasets import datasets_root  # noqa: E402
+from fastreid.utils.errors import UserError, run_command, shield_pool_worker  # noqa: E402
+from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.machine import num_cores  # noqa: E402
 from fastreid.data.synthetic.layouts import (  # noqa: E402
     MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
@@ -44,7 +44,7 @@ STAGING = ".drawn"  # where images wait in a set's folder to be packed into the 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Command line; argparse itself ends the program with status 2 for an option it does not know."""
     parser = argparse.ArgumentParser(description="Draw people into the layouts of the re-identification data sets.")
-    parser.add_argument("--root", type=Path, default=Path(os.environ.get("FASTREID_DATASETS") or "datasets"),
+    parser.add_argument("--root", type=home_path, default=datasets_root(),
                         help="data root (default: $FASTREID_DATASETS, or datasets)")
     parser.add_argument("--sets", nargs="+", metavar="NAME",
                         help=f"any of {' '.join(PLANS)} (default: all; none if a folder is given)")
@@ -121,13 +121,25 @@ def must_be_replaced(folder: Path, options: dict, overwrite: bool) -> bool:
         if marker.read_text(encoding="utf-8") == json.dumps(options):
             return False
         if not overwrite:
-            raise UserError(f"{folder} was drawn with other options: add --overwrite to replace it, or use another "
-                            f"--root")
+            # The demo's data look like any others: whoever wants to replace a set must know what it is.
+            raise UserError(f"{folder} was drawn with other options ({changed_options(marker, options)}), and is left as "
+                            f"it is, as it may be another run's, such as that of make demo: use another --root. Only "
+                            f"--overwrite deletes the set and draws it anew")
         return True
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and was not made by this tool, so it is left alone: move it away or "
                         f"use another --root")
     return False
+
+
+def changed_options(marker: Path, options: dict) -> str:
+    """What a set was drawn with and what is asked for now, where they differ."""
+    try:
+        drawn = json.loads(marker.read_text(encoding="utf-8"))
+        keys = [key for key in drawn | options if drawn.get(key) != options.get(key)]
+        return "; ".join(f"{key} {drawn.get(key)}, now {options.get(key)}" for key in keys)
+    except (ValueError, TypeError, AttributeError):
+        return "its note of them cannot be read"
 
 
 def staged(plan: Plan) -> Plan:
@@ -155,8 +167,7 @@ def draw(root: Path, shots: list[Shot], seed: int, size: tuple[int, int], worker
                 job(shot)
                 bar.update()
             return
-        # Ctrl-C reaches the whole group of processes: only this one reacts, and ends the others.
-        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        with multiprocessing.Pool(workers, shield_pool_worker) as pool:
             for _ in pool.imap_unordered(job, shots, chunksize=16):
                 bar.update()
 
@@ -218,4 +229,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(lambda: sys.exit(main()))

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fastreid.utils.errors import run_command  # noqa: E402
+from fastreid.utils.files import home_path, require_folder  # noqa: E402
 from fastreid.utils.gate_history import CHECKPOINTS, TENSORBOARD, read_gates  # noqa: E402
 from fastreid.utils.gate_plots import save_gates  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
@@ -19,18 +20,19 @@ from fastreid.utils.logger import setup_logger  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the gates of a training run.")
-    parser.add_argument("folder", type=Path, metavar="LOGDIR", help="the output folder of a training run")
+    parser.add_argument("folder", type=home_path, metavar="LOGDIR", help="the output folder of a training run")
     parser.add_argument(
         "--from",
         dest="origin",
         choices=(CHECKPOINTS, TENSORBOARD),
         help="what to read; default: the TensorBoard logs, which have more iterations, if they hold gates",
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: LOGDIR/analysis")
+    parser.add_argument("--output", type=home_path, metavar="FOLDER", help="default: LOGDIR/analysis")
     args = parser.parse_args()
     setup_logger()
-    history = read_gates(args.folder, args.origin)
     output = args.output or args.folder / "analysis"
+    require_folder(output)
+    history = read_gates(args.folder, args.origin)
     save_gates(output, history)
     first, last = history.mean.mean(axis=1)[[0, -1]]
     print(

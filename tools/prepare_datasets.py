@@ -25,7 +25,7 @@ from fastreid.data.datasets import datasets_root  # noqa: E402
 from fastreid.data.prepare import (  # noqa: E402
     SETS, all_usable, chosen_sets, known_names, prepare_sets, problem_sheet, summary_table)
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import write_json  # noqa: E402
+from fastreid.utils.files import home_path, write_json  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 from fastreid.utils.machine import num_cores  # noqa: E402
 
@@ -38,10 +38,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, epilog=rest,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known_names())} (default: all)")
-    parser.add_argument("--root", type=Path, default=datasets_root(),
+    parser.add_argument("--root", type=home_path, default=datasets_root(),
                         help="data root (default: $FASTREID_DATASETS, or datasets)")
     parser.add_argument("--check", action="store_true", help="verify only, write nothing into the data root")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--json", type=home_path, metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--workers", type=int, default=num_cores(), metavar="N",
                         help="processes (default: one per core)")
     return parser.parse_args(argv)

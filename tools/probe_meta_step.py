@@ -19,6 +19,7 @@ from fastreid.engine.meta_probe import probe_meta_steps, usual_ratios  # noqa: E
 from fastreid.engine.predictor import find_run  # noqa: E402
 from fastreid.utils.checkpoint import read_checkpoint  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
+from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 HEADERS = ("inner ratio", "virtual step, mean", "largest", "cosine of gradients", "lowest", "change of gradient")
@@ -26,7 +27,7 @@ HEADERS = ("inner ratio", "virtual step, mean", "largest", "cosine of gradients"
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure what the virtual step of a run's meta steps does.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder (its last checkpoint), or a checkpoint in it")
+    parser.add_argument("run", type=home_path, metavar="RUN", help="a run's folder (its last checkpoint), or a checkpoint in it")
     parser.add_argument("--steps", type=int, default=8, metavar="N", help="meta steps to look at (default: 8)")
     parser.add_argument("--ratios", nargs="+", type=float, metavar="R", help="inner ratios; default: the run's, and larger ones")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options over those of the run, before --ratios")

@@ -18,20 +18,21 @@ from fastreid.report.queries import ListOptions, Thumbnails, query_sets, run_lis
 from fastreid.report.query_cards import QueryLists  # noqa: E402
 from fastreid.report.runs import Run, read_run, run_names  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import write_text  # noqa: E402
+from fastreid.utils.files import home_path, write_text  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 MOST_RUNS = 8
+PAGES = (".html", ".htm")
 BASE = PROJECT / "configs" / "Base-DG.yml"
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write a self-contained HTML page about one run or several.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="LOGDIR", help="output folders of runs")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the first folder")
+    parser.add_argument("folders", nargs="+", type=home_path, metavar="LOGDIR", help="output folders of runs")
+    parser.add_argument("--output", type=home_path, metavar="FILE", help="default: report.html in the first folder")
     parser.add_argument(
         "--base",
-        type=Path,
+        type=home_path,
         default=BASE,
         metavar="FILE",
         help=f"config to compare with (default: {BASE.relative_to(PROJECT)})",
@@ -78,6 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"{len(folders)} runs: a page shows {MOST_RUNS} at most, as many as there are colours to tell apart; "
             "tools/find_results.py puts any number into one table"
         )
+    if args.output and args.output.exists() and args.output.suffix.lower() not in PAGES:
+        raise UserError(f"--output {args.output} is there and is no page: choose a name that ends in {PAGES[0]}")
     runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders))]
     if not any(run.usable for run in runs):
         raise UserError("; ".join(f"{run.folder}: {', '.join(run.problems)}" for run in runs))

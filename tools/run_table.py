@@ -22,13 +22,14 @@ from fastreid.report.experiment_places import places_for  # noqa: E402
 from fastreid.report.experiment_runs import TableRun, TableRunner, plan_runs  # noqa: E402
 from fastreid.report.experiment_table import write_tables  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
+from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.locks import lock_file  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run every config of a table with several seeds, and write the table.")
-    parser.add_argument("table", type=Path, metavar="TABLE.yml", help="the table's file, as in configs/Table/")
+    parser.add_argument("table", type=home_path, metavar="TABLE.yml", help="the table's file, as in configs/Table/")
     places = parser.add_mutually_exclusive_group()
     jobs_help = "runs at a time, which share the cores (default: 1)"
     places.add_argument("--jobs", type=int, default=1, metavar="N", help=jobs_help)

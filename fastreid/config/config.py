@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-import logging
+import os
 import re
 from pathlib import Path
 from typing import Any, Iterator
@@ -12,67 +12,53 @@ from typing import Any, Iterator
 import yaml
 from yacs.config import CfgNode as _YacsNode
 
+from fastreid.config.published import ABSENT, MEANING, RENAMED, accept_absent
 from fastreid.utils.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 BASE_KEY = "_BASE_"
+PATH_OPTIONS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.BACKBONE.PRETRAIN_PATH", "DATALOADER.CACHE")
 
 
 class CfgNode(_YacsNode):
     """A yacs node that reads `_BASE_` chains and answers a wrong key with the nearest valid one.
 
-    Keys must exist in the defaults and values must have the default's type (an int is taken for a float, a list for a
-    tuple, one string for a tuple of strings).
+    Keys must exist in the defaults, or be options of the published program (`fastreid/config/published.py`). Values must
+    have the default's type (an int is taken for a float, a list for a tuple, one string for a tuple of strings).
     """
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
-        """Merge a YAML file over this tree, its `_BASE_` first.
-
-        A `config.yaml` dumped by a run (ours, an older one, or the published program's) may hold options that do not
-        exist here, or exist with another type: they are ignored with a warning that lists them. In any other file they
-        are errors.
+        """Merge a YAML file over this tree, its `_BASE_` first: one that a person wrote, or a run's `config.yaml`.
 
         Raises:
-            UserError: no such file, not YAML, an unknown key, or a value of the wrong type.
+            UserError: no such file, not YAML, an unknown key, a value of the wrong type, or a published option's value
+                that asks for what this program does not have.
         """
-        for path, tree in yaml_chain(Path(cfg_filename)):
-            self.merge_tree(path, tree)
-
-    def merge_tree(self, path: Path, tree: dict) -> None:
-        """Merge the options of one file, whose `_BASE_` has been dealt with."""
-        values = dict(leaves(tree))
         valid = dict(leaves(self))
-        from_dump = is_dump(path, tree, len(values.keys() & valid.keys()), len(valid))
-        ignored = []
-        for key, value in values.items():
-            try:
-                if key not in valid:
-                    raise UserError(f"{path}: {unknown_key_message(key, valid)}")
-                self.set_leaf(key, value, where=str(path))
-            except UserError:
-                if not from_dump:
-                    raise
-                ignored.append(key)
-        if ignored:
-            logger.warning(
-                f"{path}: ignored {len(ignored)} option(s) that this version does not have, or has with another type: "
-                f"{', '.join(ignored)}"
-            )
+        for path, tree in yaml_chain(Path(cfg_filename)):
+            for key, value in leaves(tree):
+                self.set_option(key, value, valid, where=str(path))
 
     def merge_from_list(self, cfg_list: list[str]) -> None:
         """Merge `[KEY, VALUE, ...]` as given on a command line; values are Python literals or plain strings.
 
         Raises:
-            UserError: an odd number of words, an unknown key, or a value of the wrong type.
+            UserError: an odd number of words, or as `merge_from_file`.
         """
         if len(cfg_list) % 2:
             raise UserError(f"options are pairs of KEY VALUE, found {len(cfg_list)} words: {' '.join(map(str, cfg_list))}")
         valid = dict(leaves(self))
         for key, value in zip(cfg_list[0::2], cfg_list[1::2]):
-            if key not in valid:
-                raise UserError(f"command line: {unknown_key_message(key, valid)}")
-            self.set_leaf(key, value, where="command line")
+            self.set_option(key, value, valid, where="command line")
+
+    def set_option(self, key: str, value: Any, valid: dict[str, Any], where: str) -> None:
+        """Set one option, out of the options `valid`, under this name or an older one, or accept a published one."""
+        key = RENAMED.get(key, key)
+        if key in valid:
+            self.set_leaf(key, MEANING.get((key, str(value)), value), where)
+        elif key in ABSENT:
+            accept_absent(key, parse_literal(value), where)
+        else:
+            raise UserError(f"{where}: {unknown_key_message(key, valid)}")
 
     def set_leaf(self, dotted_key: str, value: Any, where: str) -> None:
         """Set one option by its full name after converting `value` to the type of the present one."""
@@ -83,6 +69,8 @@ class CfgNode(_YacsNode):
         literal = parse_literal(value)
         if isinstance(node[leaf], str) and isinstance(value, str) and isinstance(literal, (int, float, complex)):
             literal = value  # a text that looks like a number is kept as written
+        if dotted_key in PATH_OPTIONS and isinstance(literal, str):
+            literal = expand_home(literal, dotted_key)
         try:
             node[leaf] = convert(literal, node[leaf])
         except TypeError:
@@ -159,8 +147,10 @@ def parse_literal(value: Any) -> Any:
 
 def convert(value: Any, like: Any) -> Any:
     """Return `value` as the type of `like`, elements too; TypeError when that would change its meaning."""
-    if isinstance(like, tuple) and isinstance(value, str):
-        value = (value,) if value else ()
+    if isinstance(like, tuple):
+        value = [value] if isinstance(value, str) else value
+        if isinstance(value, (list, tuple)):
+            value = [element for element in value if element != ""]  # '', or [''] as in published dumps, names nothing
     if isinstance(like, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(like)(convert_element(element, like) for element in value)
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
@@ -182,6 +172,18 @@ def convert_element(value: Any, like: list | tuple) -> Any:
     return convert(value, example)
 
 
+def expand_home(path: str, option: str) -> str:
+    """Return a path with ~ and ~name as the home folders that they stand for.
+
+    Raises:
+        UserError: there is no such home; a folder called ~name would be made in its place.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{option}: {path} begins with the home folder of nobody known here: write the path in full")
+    return expanded
+
+
 def unknown_key_message(key: str, valid: dict) -> str:
     """Say that `key` does not exist and which valid key is nearest to it, in the same section if possible."""
     upper = key.upper()
@@ -195,12 +197,3 @@ def unknown_key_message(key: str, valid: dict) -> str:
     hint = f"; the nearest valid key is {near[0]}" if near else "; fastreid/config/defaults.py lists the valid keys"
     return f"unknown key {key}{hint}"
 
-
-def is_dump(path: Path, tree: dict, known: int, valid: int) -> bool:
-    """Tell whether a file is a run's whole configuration rather than one that a person wrote.
-
-    Runs write theirs as `config.yaml`. One that was renamed is known by its sorted sections, by having no `_BASE_`, and
-    by setting most of the options that exist: `known` of them, out of `valid`.
-    """
-    sections = list(tree)
-    return path.name == "config.yaml" or (BASE_KEY not in tree and sections == sorted(sections) and known > valid / 2)

@@ -1,7 +1,7 @@
 """Every option that exists, with its default and its meaning.
 
-Numbers marked (epochs) are multiplied by the iterations per epoch when training starts. The published values of a
-full run are in configs/Base-DG.yml.
+Defaults are the published program's, so that its config files mean the same here; fastreid/config/published.py has its
+options of other names. Numbers marked (epochs) are multiplied by the iterations per epoch when training starts.
 """
 
 from fastreid.config.config import CfgNode as CN
@@ -12,7 +12,8 @@ _C = CN()
 _C.MODEL = CN()
 _C.MODEL.DEVICE = "cuda"  # "cuda", "cuda:1", "cpu"; without a CUDA device the CPU is used after a warning
 _C.MODEL.META_ARCHITECTURE = "Metalearning"
-_C.MODEL.WEIGHTS = ""  # a checkpoint to start from or to evaluate
+# A checkpoint to start from or to evaluate; "untrained": evaluate the model that training starts from.
+_C.MODEL.WEIGHTS = ""
 _C.MODEL.FREEZE_LAYERS = ()  # modules that do not learn for SOLVER.FREEZE_ITERS, by name: "backbone", "backbone.layer1"
 _C.MODEL.PIXEL_MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]  # RGB, 0..255
 _C.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
@@ -20,8 +21,8 @@ _C.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 _C.MODEL.BACKBONE = CN()
 # build_resnet_backbone, build_mobilenet_v2_backbone: of the size DEPTH. resnet18, resnet34, resnet50, resnet101,
 # resnet152, mobilenet_v2_1.0, mobilenet_v2_1.4: of the size that the name says; DEPTH is not read.
-_C.MODEL.BACKBONE.NAME = "build_resnet_backbone"
-_C.MODEL.BACKBONE.DEPTH = 50  # ResNet 18/34/50/101/152; MobileNetV2: ten times the width, 10 -> 1.0, 14 -> 1.4
+_C.MODEL.BACKBONE.NAME = "build_mobilenet_v2_backbone"
+_C.MODEL.BACKBONE.DEPTH = 14  # ResNet 18/34/50/101/152; MobileNetV2: ten times the width, 10 -> 1.0, 14 -> 1.4
 _C.MODEL.BACKBONE.LAST_STRIDE = 1
 _C.MODEL.BACKBONE.WITH_IBN = False  # ResNet's: IBN-a, half IN, as the first normalization of layer1..layer3's blocks
 _C.MODEL.BACKBONE.WITH_SE = False  # ResNet's: squeeze-and-excitation at the end of each block
@@ -31,7 +32,7 @@ _C.MODEL.BACKBONE.PRETRAIN = True  # start from ImageNet weights
 _C.MODEL.BACKBONE.PRETRAIN_PATH = ""  # '': torchvision's (ResNet), pretrained/mobilenetv2_<width>.pth (MobileNetV2)
 
 _C.MODEL.NORM = CN()
-_C.MODEL.NORM.TYPE_BACKBONE = "BN"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm
+_C.MODEL.NORM.TYPE_BACKBONE = "BIN_gate2"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm
 _C.MODEL.NORM.BIN_INIT = "one"  # first value of the gates: one (all BN), zero (all IN), half, random
 _C.MODEL.NORM.IN_FC_MULTIPLY = 0.0  # what IN multiplies 1x1 maps with, which have no statistics of their own
 _C.MODEL.NORM.SYNC = False  # batch statistics over all processes instead of each process's own
@@ -45,11 +46,10 @@ _C.MODEL.HEADS.NUM_CLASSES = 0  # identities; set from the training data
 _C.MODEL.HEADS.IN_FEAT = 0  # channels of the backbone's last map; 0: as many as it has
 _C.MODEL.HEADS.POOL_LAYER = "avgpool"  # maxpool, gempool, gempoolP, avgmaxpool, clipavgpool, fastavgpool, identity
 _C.MODEL.HEADS.CLS_LAYER = "linear"  # arcSoftmax, circleSoftmax, amSoftmax
-_C.MODEL.HEADS.SCALE = 64.0  # of the margin classifiers
-_C.MODEL.HEADS.MARGIN = 0.35
-_C.MODEL.HEADS.NECK_FEAT = "before"  # metric losses see the feature before or after classifier_norm
+_C.MODEL.HEADS.SCALE = 128.0  # of the margin classifiers
+_C.MODEL.HEADS.MARGIN = 0.15
 
-_C.MODEL.LOSSES = CN()
+_C.MODEL.LOSSES = CN()  # FEAT_ORDER: whether a loss sees the feature "before" or "after" classifier_norm
 _C.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "TripletLoss")  # of the base step
 
 _C.MODEL.LOSSES.CE = CN()
@@ -62,6 +62,7 @@ def _triplet(margin: float, new_pos: list, new_neg: list) -> CN:
     """Options of one triplet loss; NEW_POS and NEW_NEG: [same identity, same domain other identity, other domain]."""
     node = CN()
     node.MARGIN = margin  # 0: the soft form that LOSS_TYPE names
+    node.FEAT_ORDER = "before"
     node.NORM_FEAT = False
     node.HARD_MINING = True
     node.DIST_TYPE = "euclidean"  # or cosine
@@ -81,20 +82,28 @@ _C.MODEL.LOSSES.CIRCLE = CN()
 _C.MODEL.LOSSES.CIRCLE.MARGIN = 0.25
 _C.MODEL.LOSSES.CIRCLE.ALPHA = 128.0
 _C.MODEL.LOSSES.CIRCLE.SCALE = 1.0
+_C.MODEL.LOSSES.CIRCLE.FEAT_ORDER = "before"
 
 _C.MODEL.LOSSES.SCT = CN()
-_C.MODEL.LOSSES.SCT.NORM_FEAT = True
-_C.MODEL.LOSSES.SCT.DIST_TYPE = "cosine_sim"  # euclidean, cosine
+_C.MODEL.LOSSES.SCT.NORM = True  # L2-normalize the features first; in STD and MMD too
+_C.MODEL.LOSSES.SCT.FEAT_ORDER = "before"
+_C.MODEL.LOSSES.SCT.TYPE = "cosine_sim"  # euclidean, cosine
 _C.MODEL.LOSSES.SCT.SCALE = 1.0
 
 _C.MODEL.LOSSES.STD = CN()
-_C.MODEL.LOSSES.STD.NORM_FEAT = False
-_C.MODEL.LOSSES.STD.STD_TYPE = "domain"  # all, all_channel, domain, domain_channel
+_C.MODEL.LOSSES.STD.NORM = True
+_C.MODEL.LOSSES.STD.FEAT_ORDER = "before"
+_C.MODEL.LOSSES.STD.TYPE = "domain"  # all, all_channel, domain, domain_channel
+_C.MODEL.LOSSES.STD.LOG_SCALE = True  # the logarithm of the standard deviation
 _C.MODEL.LOSSES.STD.SCALE = 1.0
 
 _C.MODEL.LOSSES.MMD = CN()
-_C.MODEL.LOSSES.MMD.NORM_FEAT = False
+_C.MODEL.LOSSES.MMD.NORM = True
 _C.MODEL.LOSSES.MMD.NORM_FLAG = "l2norm"  # or l1norm
+_C.MODEL.LOSSES.MMD.FEAT_ORDER = "before"
+_C.MODEL.LOSSES.MMD.KERNEL_MUL = 2.0  # ratio of neighbouring bandwidths
+_C.MODEL.LOSSES.MMD.KERNEL_NUM = 5
+_C.MODEL.LOSSES.MMD.FIX_SIGMA = 0.0  # middle bandwidth; 0: the mean distance
 _C.MODEL.LOSSES.MMD.SCALE = 1.0
 
 # ------------------------------------------------------------------------------------------------------- input
@@ -125,11 +134,11 @@ _C.INPUT.RPT.PROB = 0.5
 
 # ------------------------------------------------------------------------------------------------- data sets
 _C.DATASETS = CN()
-_C.DATASETS.NAMES = ("DG_CUHK02", "DG_CUHK03_detected", "DG_Market1501", "DG_DukeMTMC", "DG_CUHK_SYSU")
-_C.DATASETS.TESTS = ("ALL_GRID", "ALL_VIPER_only_10", "ALL_PRID", "ALL_iLIDS")
+_C.DATASETS.NAMES = ("Market1501",)  # sources
+_C.DATASETS.TESTS = ("Market1501",)
 
 _C.DATALOADER = CN()
-_C.DATALOADER.NUM_WORKERS = 4  # of each loader
+_C.DATALOADER.NUM_WORKERS = 2  # of each loader
 _C.DATALOADER.NUM_INSTANCE = 4  # images of an identity in a batch
 _C.DATALOADER.NAIVE_WAY = True  # draw identities over all domains; False: the same share for each domain
 _C.DATALOADER.DELETE_REM = False  # drop the images of an identity beyond a multiple of NUM_INSTANCE
@@ -149,6 +158,8 @@ _C.SOLVER.HEADS_LR_FACTOR = 1.0
 _C.SOLVER.MOMENTUM = 0.9
 _C.SOLVER.WEIGHT_DECAY = 0.0005
 _C.SOLVER.WEIGHT_DECAY_BIAS = 0.0005
+_C.SOLVER.MOMENTUM_NORM = 0.0  # of the gates
+_C.SOLVER.WEIGHT_DECAY_NORM = 0.0
 _C.SOLVER.SCHED = "WarmupMultiStepLR"  # or WarmupCosineAnnealingLR
 _C.SOLVER.STEPS = [40, 70]  # (epochs)
 _C.SOLVER.GAMMA = 0.1
@@ -157,15 +168,21 @@ _C.SOLVER.ETA_MIN_LR = 7.7e-5  # where the cosine ends
 _C.SOLVER.WARMUP_ITERS = 10  # (epochs)
 _C.SOLVER.WARMUP_FACTOR = 0.01
 _C.SOLVER.WARMUP_METHOD = "linear"  # or constant
+_C.SOLVER.NORM_SCHEDULER = "equal"  # of the gates' learning rate: equal, same, no_warm, cyclic
+_C.SOLVER.CYCLIC_PERIOD_PER_EPOCH = 1.0  # cyclic: a triangle from MIN to MAX and back
+_C.SOLVER.CYCLIC_MIN_LR = 0.0001
+_C.SOLVER.CYCLIC_MAX_LR = 0.01
 _C.SOLVER.FREEZE_ITERS = 0  # (epochs) for which MODEL.FREEZE_LAYERS are frozen
-_C.SOLVER.AMP = False
+_C.SOLVER.AMP = True  # train in half precision, float16, on a GPU; tests are in float32
+_C.SOLVER.AMP_ON_CPU = False  # with AMP, in bfloat16 on a CPU too: slow where the processor does not compute in it
 _C.SOLVER.COMPILE = "off"  # torch.compile: "norm", the normalizations and activations; "model", the backbone
 _C.SOLVER.CHECK_FINITE = False  # look at losses and gradients before each update; False: before each log line and checkpoint
-_C.SOLVER.CHECKPOINT_PERIOD = 10  # (epochs)
+_C.SOLVER.CHECKPOINT_PERIOD = 2  # (epochs)
+_C.SOLVER.CHECKPOINT_SAME_AS_EVAL = True  # every TEST.EVAL_PERIOD instead, unless that is 0
 _C.SOLVER.CHECKPOINT_KEEP = 0  # numbered checkpoints that are kept, the newest; 0: all
 _C.SOLVER.ON_NAN = "stop"  # when a loss or weight is not finite; "rollback": to the last checkpoint, without the batch
 _C.SOLVER.MAX_ROLLBACKS = 3  # then the run stops
-_C.SOLVER.WRITE_PERIOD = 200  # iterations between two lines of the log
+_C.SOLVER.WRITE_PERIOD = 1000  # iterations between two lines of the log
 
 _C.SOLVER.SWA = CN()  # stochastic weight averaging, after MAX_ITER: the final model is a mean of models
 _C.SOLVER.SWA.ENABLED = False
@@ -177,10 +194,13 @@ _C.SOLVER.SWA.ETA_MIN_LR = 3.5e-6
 
 # ----------------------------------------------------------------------------------------------- meta-learning
 _C.META = CN()
-_C.META.BOTTLENECK = 0  # channels of a 1x1 convolution before the head's pooling output is used; 0: none
+_C.META.BOTTLENECK = CN()  # linear layer, BN, LeakyReLU between pooling and head
+_C.META.BOTTLENECK.DO_IT = False
+_C.META.BOTTLENECK.REDUCTION_DIM = 1024  # channels after it
+_C.META.BOTTLENECK.NORM = True  # False: without the BN
 
 _C.META.DATA = CN()
-_C.META.DATA.NAMES = ()  # data sets of the meta loader, out of DATASETS.NAMES; '': no meta step
+_C.META.DATA.NAMES = ("DG",)  # data sets of the meta loader, out of DATASETS.NAMES; DG: all of them; '': no meta step
 _C.META.DATA.NUM_DOMAINS = 0  # set from the training data
 _C.META.DATA.NAIVE_WAY = False
 _C.META.DATA.DELETE_REM = False
@@ -198,9 +218,9 @@ _C.META.LOSS.COMBINED = False  # add WEIGHT x the meta-train loss to the meta-te
 _C.META.LOSS.WEIGHT = 1.0
 
 _C.META.SOLVER = CN()
-_C.META.SOLVER.NORM_SCHEDULER = "equal"  # of the gates' learning rate: equal, same, no_warm, cyclic
 _C.META.SOLVER.STOP_GRADIENT = True  # the inner gradient is a constant for the outer one
 _C.META.SOLVER.EARLY_SCALE = True  # under AMP, take the inner gradient from the unscaled loss
+_C.META.SOLVER.INNER_CLAMP = True  # keep the gates in [0, 1] in the inner update
 
 _C.META.SOLVER.INIT = CN()
 _C.META.SOLVER.INIT.INNER_LOOP = 1  # base steps in an iteration
@@ -209,7 +229,7 @@ _C.META.SOLVER.INIT.OUTER_LOOP = 1  # meta steps in an iteration
 
 _C.META.SOLVER.MTRAIN = CN()
 _C.META.SOLVER.MTRAIN.NUM_DOMAIN = 3  # meta-train domains; the others are meta-test
-_C.META.SOLVER.MTRAIN.SECOND_ORDER = False
+_C.META.SOLVER.MTRAIN.SECOND_ORDER = False  # True: the outer gradient goes through the inner one; STOP_GRADIENT False
 
 _C.META.SOLVER.MTEST = CN()
 _C.META.SOLVER.MTEST.ONLY_ONE_DOMAIN = False
@@ -224,7 +244,7 @@ _C.META.SOLVER.LR_FACTOR.META_CYCLIC_PERIOD_PER_EPOCH = 0.2
 
 # -------------------------------------------------------------------------------------------------- evaluation
 _C.TEST = CN()
-_C.TEST.EVAL_PERIOD = 10  # (epochs)
+_C.TEST.EVAL_PERIOD = 2  # (epochs)
 _C.TEST.BEST_METRIC = "mAP"  # the column by whose average over the data sets model_best.pth is chosen
 _C.TEST.IMS_PER_BATCH = 128
 _C.TEST.METRIC = "cosine"  # or euclidean
@@ -233,8 +253,8 @@ _C.TEST.FLIP = False  # average the features of each image and its mirror image
 _C.TEST.PER_QUERY = False  # write AP, first correct rank, margin and nearest other of each query to per_query/*.csv
 
 _C.TEST.PRECISE_BN = CN()  # before each test, running statistics are computed anew, as mean and variance of many batches
-_C.TEST.PRECISE_BN.ENABLED = False  # (after SOLVER.SWA, which the other two options are also for, they always are)
-_C.TEST.PRECISE_BN.DATASET = ""  # whose training images: one of DATASETS.NAMES; '': all
+_C.TEST.PRECISE_BN.ENABLED = False  # (after SOLVER.SWA they always are, of NUM_ITER batches)
+_C.TEST.PRECISE_BN.DATASET = "Market1501"  # whose training images; '', and with SOLVER.SWA alone: of all DATASETS.NAMES
 _C.TEST.PRECISE_BN.NUM_ITER = 300  # batches of SOLVER.IMS_PER_BATCH
 
 _C.TEST.AQE = CN()  # average query expansion, of query and gallery features

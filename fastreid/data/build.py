@@ -14,13 +14,15 @@ from fastreid.data.cache import CachedImages, open_cache
 from fastreid.data.common import ImageDataset, TrainDataset, collate
 from fastreid.data.datasets import Items, TestSet, build_dataset, datasets_root
 from fastreid.data.samplers import BalancedIdentitySampler, NaiveIdentitySampler, SharedBatches
-from fastreid.data.stream import shield_worker
+from fastreid.data.stream import SILENCE, SharedCollate, shield_worker
 from fastreid.data.transforms import build_transforms
 from fastreid.utils.errors import UserError
 from fastreid.utils.machine import num_cores, num_local_processes
 from fastreid.utils.processes import num_processes, process_rank
 
 logger = logging.getLogger(__name__)
+
+ALL_SOURCES = ("DG",)  # META.DATA.NAMES that stand for all of DATASETS.NAMES
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,24 @@ def number_items(names: list[str], parts: list[Items], camera_to_domain: bool) -
     return data
 
 
+def meta_names(cfg) -> tuple[str, ...]:
+    """Return the data sets of the meta loader: those of `META.DATA.NAMES`, all sources for "DG", none without meta steps.
+
+    Raises:
+        UserError: one of them is not in `DATASETS.NAMES`.
+    """
+    names, sources = cfg.META.DATA.NAMES, cfg.DATASETS.NAMES
+    if names == ALL_SOURCES:
+        return sources
+    unknown = sorted(set(names) - set(sources))
+    if unknown:
+        raise UserError(
+            f"META.DATA.NAMES must be out of DATASETS.NAMES {tuple(sources)}; found {', '.join(unknown)}. Set it to "
+            f"{ALL_SOURCES[0]}, which is all of them, or to '' to train without meta-learning"
+        )
+    return names
+
+
 def build_train_loaders(cfg) -> TrainLoaders:
     """Return the base and the meta loader, which are independent streams over the same source domains.
 
@@ -129,14 +149,8 @@ def build_train_loaders(cfg) -> TrainLoaders:
         )
     base = build_loader(cfg, data, sampler, seed)
     meta, meta_domains = None, 0
-    if cfg.META.DATA.NAMES:
-        unknown = sorted(set(cfg.META.DATA.NAMES) - set(cfg.DATASETS.NAMES))
-        if unknown:
-            raise UserError(
-                f"META.DATA.NAMES must be out of DATASETS.NAMES {tuple(cfg.DATASETS.NAMES)}; found {', '.join(unknown)}. "
-                "Set both to the same names, or META.DATA.NAMES '' to train without meta-learning"
-            )
-        meta_data = data.subset(cfg.META.DATA.NAMES)
+    if names := meta_names(cfg):
+        meta_data = data.subset(names)
         node, meta_domains = cfg.META.DATA, meta_data.num_domains
         # A seed of its own: two streams with one seed would show the same identities in each iteration.
         sampler = build_sampler(
@@ -153,17 +167,30 @@ def build_statistics_loader(cfg, data: TrainingData) -> DataLoader | None:
     Its batches are drawn and transformed as those of the base loader, but of a stream of its own.
 
     Raises:
-        UserError: TEST.PRECISE_BN.DATASET is not a source, or has too few images for a batch.
+        UserError: TEST.PRECISE_BN.DATASET is missing, or has too few images for a batch.
     """
+    name = cfg.TEST.PRECISE_BN.DATASET if cfg.TEST.PRECISE_BN.ENABLED else ""
     if not (cfg.TEST.PRECISE_BN.ENABLED or cfg.SOLVER.SWA.ENABLED):
         return None
-    name = cfg.TEST.PRECISE_BN.DATASET
-    if name and name not in data.domain_sets:
-        raise UserError(f"TEST.PRECISE_BN.DATASET must be '' or out of DATASETS.NAMES {tuple(cfg.DATASETS.NAMES)}; found {name!r}")
-    data = data.subset([name]) if name else data
+    if name in data.domain_sets:
+        data = data.subset([name])
+    elif name:
+        data = load_precise_bn_data(name, cfg.DATALOADER.CAMERA_TO_DOMAIN)
     node, seed = cfg.DATALOADER, cfg.SEED + 2
     sampler = build_sampler(data, cfg.SOLVER.IMS_PER_BATCH, node.NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed)
     return build_loader(cfg, data, sampler, seed)
+
+
+def load_precise_bn_data(name: str, camera_to_domain: bool) -> TrainingData:
+    """Read the training part of TEST.PRECISE_BN.DATASET where that is not one of the sources.
+
+    Raises:
+        UserError: it is unknown or missing; the message names the option.
+    """
+    try:
+        return load_training_data([name], camera_to_domain)
+    except UserError as error:
+        raise UserError(f"TEST.PRECISE_BN.DATASET: {error}; '' takes the images of all DATASETS.NAMES") from error
 
 
 def build_sampler(data: TrainingData, batch_size: int, num_instances: int, naive: bool, delete_rem: bool, seed: int):
@@ -225,8 +252,9 @@ def worker_options(cfg, seed: int = 0) -> dict:
     workers = min(cfg.DATALOADER.NUM_WORKERS, max(1, num_cores() // num_local_processes()))
     return {
         "num_workers": workers,
+        "timeout": SILENCE if workers else 0,
         "worker_init_fn": shield_worker,
-        "collate_fn": collate,
+        "collate_fn": SharedCollate(collate),
         "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
         # A generator of its own: starting a loader leaves the process's random numbers alone.
         "generator": torch.Generator().manual_seed(seed),

@@ -16,6 +16,7 @@ import hashlib
 import logging
 import mmap
 import os
+import uuid
 import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -23,18 +24,18 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import PIL
 from PIL import Image
 
-from fastreid.data.common import read_image
+from fastreid.data.decode import decoder_name, read_image
 from fastreid.data.transforms import build_resize
 from fastreid.utils.errors import UserError
+from fastreid.utils.files import open_own
 
 logger = logging.getLogger(__name__)
 
 RAM = "ram"
 # Part of every seal: another decoder may give other pixels for the same file.
-DECODER = hashlib.blake2b(f"1 PIL {PIL.__version__}".encode(), digest_size=16).digest()
+DECODER_SALT = hashlib.blake2b(decoder_name().encode(), digest_size=16).digest()
 
 # Caches of this process, so that the base loader, the meta loader and every evaluation share them.
 _opened: dict[tuple[str, str], ImageCache] = {}
@@ -91,7 +92,7 @@ class ImageCache:
         except OSError as error:
             raise UserError(f"{path} is not a readable image ({error.strerror}): replace or remove it") from error
         text = f"{os.path.join(self.folder, path)}\0{status.st_size}\0{status.st_mtime_ns}"
-        return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8, salt=DECODER).digest(), "little")
+        return int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=8, salt=DECODER_SALT).digest(), "little")
 
 
 class CachedImages:
@@ -161,24 +162,34 @@ def file_maps(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[np.ndarr
     wanted = {folder / f"{name}.pixels": (np.uint8, shape), folder / f"{name}.seals": (np.uint64, shape[:1])}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
+        with os.fdopen(open_own(folder / ".lock", os.O_RDWR | os.O_CREAT)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # processes that start together make one file, not one each
             for path, (kind, dimensions) in wanted.items():
                 reserve_file(path, int(np.prod(dimensions)) * np.dtype(kind).itemsize)
-            pixels, seals = (np.memmap(path, kind, "r+", shape=dims) for path, (kind, dims) in wanted.items())
+            pixels, seals = (map_file(path, kind, dimensions) for path, (kind, dimensions) in wanted.items())
     except OSError as error:
         raise UserError(f"DATALOADER.CACHE: cannot make {megabytes(int(np.prod(shape)))} of image cache "
                         f"{folder / name} ({error.strerror or error}): name another folder, ram or off") from error
     return pixels, seals
 
 
+def map_file(path: Path, kind: type, shape: tuple[int, ...]) -> np.memmap:
+    """Return a file of a cache as an array.
+
+    Raises:
+        UserError: it is a link to another file.
+    """
+    with os.fdopen(open_own(path, os.O_RDWR), "r+b") as file:
+        return np.memmap(file, kind, "r+", shape=shape)
+
+
 def reserve_file(path: Path, size: int) -> None:
-    """Make a file of `size` zero bytes, unless it is there with that size; it appears under its name when complete."""
-    if path.is_file() and path.stat().st_size == size:
+    """Make a file of `size` zero bytes, unless there is a file of that size; it appears under its name when complete."""
+    if path.is_symlink() or path.is_file() and path.stat().st_size == size:
         return
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:  # not a file or a link that is there
             # A sparse file would do, but a disk that runs full later kills the process that writes to its map.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)

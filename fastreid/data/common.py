@@ -12,26 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastreid.data.decode import read_image
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-# What PIL raises for files that are missing or damaged.
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-def read_image(path: str) -> Image.Image:
-    """Return the image at `path` as RGB.
-
-    Raises:
-        UserError: it cannot be read as an image; the message names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except DECODER_ERRORS as error:
-        raise UserError(f"{path} is not a readable image ({' '.join(str(error).split())}): replace or remove it") from error
-
 
 class ImageDataset(Dataset):
     """Items as dictionaries of images (3, H, W), targets, camids, domains and img_paths.

@@ -5,15 +5,37 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import threading
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+from fastreid.utils.errors import UserError
 
 Batch = dict[str, Any]
+SILENCE = 600  # seconds without a batch from any worker after which a loader has failed
+SHARED_MEMORY = (
+    "the shared memory (/dev/shm), through which workers hand over batches, is too small or full: give it more space "
+    "(docker run --shm-size=8g), or set DATALOADER.NUM_WORKERS 0"
+)
+# What PyTorch says when a loader's worker is gone or silent, and what to do about it.
+WORKER_ERRORS = {
+    "Bus error|SIGBUS": SHARED_MEMORY,
+    "received 0 items of ancdata|Too many open files": "the workers need more open files than are allowed: ulimit -n "
+    "65536, or lower DATALOADER.NUM_WORKERS",
+    "DataLoader timed out": f"no batch came in {SILENCE} s, perhaps as a disk or network folder does not answer: look at "
+    "it, and go on from the last checkpoint with --resume",
+    # A bus error, too, if PyTorch notices the end before its cause.
+    r"DataLoader worker \(pid": "a worker was ended. If the machine killed it for want of memory, lower "
+    "DATALOADER.NUM_WORKERS or the batch size; after a bus error, give /dev/shm more space (docker run --shm-size=8g). Go on "
+    "from the last checkpoint with --resume",
+}
 
 
 class BatchStream:
@@ -71,15 +93,17 @@ class BatchStream:
 class DataPositions:
     """What a checkpoint keeps of the data: the place in each stream, and the generator of the domain splits.
 
-    All processes have the same. Args:
+    Beside them stands the number of iterations in an epoch, for runs that go on with another one. All processes have the
+    same. Args:
         streams: by name. domain_rng: None without meta steps.
     """
 
-    def __init__(self, streams: dict[str, BatchStream], domain_rng: torch.Generator | None):
-        self.streams, self.domain_rng = streams, domain_rng
+    def __init__(self, streams: dict[str, BatchStream], domain_rng: torch.Generator | None, iters_per_epoch: int):
+        self.streams, self.domain_rng, self.iters_per_epoch = streams, domain_rng, iters_per_epoch
 
     def state_dict(self) -> dict[str, Any]:
         state = {name: stream.position for name, stream in self.streams.items()}
+        state["iters_per_epoch"] = self.iters_per_epoch
         return state | ({"domain_splits": self.domain_rng.get_state()} if self.domain_rng is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -87,6 +111,45 @@ class DataPositions:
             stream.seek(int(state[name]))
         if self.domain_rng is not None:
             self.domain_rng.set_state(state["domain_splits"])
+
+
+class SharedCollate:
+    """A function that makes a batch of items, whose tensors a loader's worker moves to shared memory at once.
+
+    Left to PyTorch, a thread of the worker does it, whose errors nobody sees: with too little shared memory the batch
+    would never come.
+    """
+
+    def __init__(self, collate: Callable[[list], Batch]):
+        self.collate = collate
+
+    def __call__(self, items: list) -> Batch:
+        batch = self.collate(items)
+        if get_worker_info() is None:
+            return batch
+        try:
+            for value in batch.values():
+                if isinstance(value, Tensor):
+                    value.share_memory_()
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{SHARED_MEMORY} ({' '.join(str(error).split())})") from error
+        return batch
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Turn what PyTorch raises when a loader's worker is gone or silent into an error of one line.
+
+    Raises:
+        UserError: says what to do about it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        for pattern, advice in WORKER_ERRORS.items():
+            if re.search(pattern, str(error)):
+                raise UserError(f"{str(error).strip().splitlines()[0].rstrip('.')}: {advice}") from error
+        raise
 
 
 def shield_worker(worker: int) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, build_dataset, datasets_root
+from fastreid.evaluation.checked_sets import check_test_options
 from fastreid.evaluation.domain_distances import domain_distances, save_domain_distances
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.identity_distances import identity_distances, pooled, save_identity_distances
@@ -55,6 +56,7 @@ def analyse(cfg, model: nn.Module, modes: Sequence[str]) -> Path:
 
 def check_options(cfg) -> None:
     """Raise UserError for options out of range, before any feature is computed."""
+    check_test_options(cfg)
     if not (cfg.DATASETS.NAMES or cfg.DATASETS.TESTS):
         raise UserError("DATASETS.NAMES and DATASETS.TESTS name no data set to look at")
     options, tsne = cfg.ANALYSIS, cfg.ANALYSIS.TSNE

@@ -16,11 +16,14 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.analysis import MODES
+from fastreid.engine.batch_check import check_batches
+from fastreid.engine.chosen_model import UNTRAINED, note_unused_weights, require_one_model
 from fastreid.engine.precise_bn import PreciseStatistics
+from fastreid.engine.preflight import check_options, find_test_sets, require_room
 from fastreid.engine.resumable import METRICS, ResumableTrainer
 from fastreid.engine.weight_averaging import WeightAveraging, total_iterations
 from fastreid.evaluation.feature_cache import FeatureCache
-from fastreid.evaluation.reid_evaluation import ALL_AVERAGE, Results, evaluate
+from fastreid.evaluation.reid_evaluation import Results, evaluate
 from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
 from fastreid.utils.checkpoint import (
@@ -34,6 +37,7 @@ from fastreid.utils.checkpoint import (
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import remove_leftovers, write_text
 from fastreid.utils.launch import add_launch_arguments
+from fastreid.utils.locks import hold_lock
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.machine import machine_name
 from fastreid.utils.memory import keep_freed_memory
@@ -43,6 +47,7 @@ from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"  # of an output folder, held by the run that writes into it
 EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD", "FREEZE_ITERS")
 
 
@@ -90,7 +95,10 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     setup_logger(folder)
     logger.info(f"config {args.config_file}, output folder {folder}, seed {cfg.SEED}")
-    if not (args.eval_only or analysis_modes(args)) and process_rank() == 0:
+    if args.eval_only or analysis_modes(args):
+        require_one_model(cfg, args.opts, args.resume, args.num_pth)
+    elif process_rank() == 0:
+        hold_lock(folder / LOCK)
         write_text(folder / "config.yaml", cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
@@ -135,6 +143,8 @@ def epochs_to_iterations(cfg: CfgNode, iters_per_epoch: int, num_classes: int, n
     solver.STEPS = [step * iters_per_epoch for step in solver.STEPS]
     period = cfg.TEST.EVAL_PERIOD * iters_per_epoch
     cfg.TEST.EVAL_PERIOD = -(-period // solver.WRITE_PERIOD) * solver.WRITE_PERIOD
+    if solver.CHECKPOINT_SAME_AS_EVAL and cfg.TEST.EVAL_PERIOD:
+        solver.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD
     cfg.freeze()
     return cfg
 
@@ -143,13 +153,15 @@ class DefaultTrainer(ResumableTrainer):
     """Everything a run needs, from its config: loaders, model, optimizers, schedules, checkpoints, logs, evaluation."""
 
     def __init__(self, cfg: CfgNode):
-        check_solver_options(cfg)
+        check_options(cfg)
         config = cfg.dump()
+        self.test_sets = find_test_sets(cfg)
         loaders = build_train_loaders(cfg)
         cfg = epochs_to_iterations(cfg, loaders.iters_per_epoch, loaders.num_classes, loaders.num_meta_domains)
         model = build_model(cfg)
         main, norm = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
         super().__init__(cfg, model, loaders.base, loaders.meta, main, norm)
+        check_batches(cfg, loaders)
         self.schedulers = {"lr": build_lr_scheduler(cfg, main, "main")}
         moving = {"optimizer_main": main, "scheduler_main": self.schedulers["lr"]}
         if norm is not None:
@@ -177,14 +189,16 @@ class DefaultTrainer(ResumableTrainer):
             trust: read a file that could run code while it is read.
         """
         if process_rank() == 0:
+            hold_lock(self.folder / LOCK)
             remove_leftovers(self.folder)
         found = find_checkpoint(self.folder, number, trust) if resume else None
         self.require_one_folder(found)
         if found is not None:
             self.resume(*found)
             logger.info(f"resumed {found[0]} at iteration {self.start_iter}")
+            note_unused_weights(self.cfg, found[0])
             return
-        if self.cfg.MODEL.WEIGHTS:
+        if self.cfg.MODEL.WEIGHTS not in ("", UNTRAINED):
             self.checkpointer.load(Path(self.cfg.MODEL.WEIGHTS), trust)
         elif resume:
             logger.warning(f"--resume: {self.folder} has no checkpoint, training from the beginning")
@@ -206,19 +220,12 @@ class DefaultTrainer(ResumableTrainer):
             Stopped: by SIGINT or SIGTERM, after the iteration's end and a checkpoint.
             UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
         """
-        cfg, metrics = self.cfg, self.folder / METRICS
-        averaging = self.averaging
-        if self.start_iter >= total_iterations(cfg) and (averaging is None or averaging.in_model):
-            logger.info(f"training ended at iteration {self.start_iter} already: testing it")
-            if cfg.TEST.PRECISE_BN.ENABLED:
-                logger.info("TEST.PRECISE_BN belongs to training: the statistics are those of the checkpoint")
-            self.evaluate(self.start_iter)
+        cfg = self.cfg
+        if self.start_iter >= total_iterations(cfg) and (self.averaging is None or self.averaging.in_model):
+            self.test_what_is_trained()
             return self.results
-        writers, plots = [], []
         if process_rank() == 0:
-            writers = [LogWriter(cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
-            plots = [hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png"))]
-        self.writer = hooks.PeriodicWriter(writers, cfg.SOLVER.WRITE_PERIOD)
+            require_room(self, self.folder, self.checkpointer.history, total_iterations(cfg))
         self.register_hooks(
             [
                 hooks.IterationTimer(),
@@ -227,16 +234,39 @@ class DefaultTrainer(ResumableTrainer):
                 hooks.ScalerSkips(cfg.SOLVER.WRITE_PERIOD),
                 *self.statistics_hooks(),
                 hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-                hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
-                self.writer,
+                hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, self.evaluation_is_recorded),
+                *self.writer_hooks(),
                 hooks.StopOnSignal(self.signals),
-                *plots,
             ]
         )
         if cfg.SOLVER.COMPILE != "off":
             self.register_hooks([hooks.CompilationReport()])
         self.train_and_survive()
         return self.results
+
+    def test_what_is_trained(self) -> None:
+        """Test a run that is at its end, and record the numbers if that is still to do."""
+        logger.info(f"training ended at iteration {self.start_iter} already: testing it")
+        if self.cfg.TEST.PRECISE_BN.ENABLED:
+            logger.info("TEST.PRECISE_BN belongs to training: the statistics are those of the checkpoint")
+        if self.evaluation_is_recorded(self.start_iter):
+            self.evaluate(self.start_iter)
+            return
+        writing = self.writer_hooks()
+        self.register_hooks(writing)
+        self.storage.iter = self.start_iter - 1
+        self.storage.put_scalars(self.evaluate(self.start_iter))
+        for hook in writing:
+            hook.after_train()
+
+    def writer_hooks(self) -> list[hooks.HookBase]:
+        """Return what writes the run's numbers, which is `writer` from now on, and what draws them at the end."""
+        writers, plots, metrics = [], [], self.folder / METRICS
+        if process_rank() == 0:
+            writers = [LogWriter(self.cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
+            plots = [hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png"))]
+        self.writer = hooks.PeriodicWriter(writers, self.cfg.SOLVER.WRITE_PERIOD)
+        return [self.writer, *plots]
 
     def statistics_hooks(self) -> list[hooks.HookBase]:
         """Return what makes weights and statistics other ones for tests and checkpoints, and so stands before these."""
@@ -253,41 +283,13 @@ class DefaultTrainer(ResumableTrainer):
         The best model so far is kept as model_best.pth.
         """
         with self.signals.interruptible():
-            results = evaluate(self.cfg, self.model)
+            results = evaluate(self.cfg, self.model, test_sets=self.test_sets)
         self.results = report(self.cfg, results, iteration=finished, max_iter=total_iterations(self.cfg))
-        rows = self.results.rows
-        if self.best.update(rows[ALL_AVERAGE], finished - 1):
+        if self.best.update(self.results.overall, finished - 1):
             logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")
             self.checkpointer.write(BEST, finished - 1)
-        averages = {name: rows[f"{name}_average"] for name in self.results.splits} | {"all_average": rows[ALL_AVERAGE]}
+        averages = self.results.averages | {"all_average": self.results.overall}
         return {f"test/{name} {key}": row[key] for name, row in averages.items() for key in ("Rank-1", "mAP")}
-
-
-def check_solver_options(cfg: CfgNode) -> None:
-    """Check the options of a run that have no meaning of their own elsewhere.
-
-    Raises:
-        UserError: one is out of range.
-    """
-    solver = cfg.SOLVER
-    if solver.MAX_ITER < 1 or solver.WRITE_PERIOD < 1:
-        raise UserError("SOLVER.MAX_ITER (epochs) and SOLVER.WRITE_PERIOD (iterations) must be at least 1")
-    averaging = solver.SWA
-    if averaging.ENABLED and not 1 <= averaging.PERIOD <= averaging.ITER:
-        raise UserError(
-            f"SOLVER.SWA.PERIOD must be from 1 to SOLVER.SWA.ITER (epochs), so that there is a model to average; found "
-            f"{averaging.PERIOD} and {averaging.ITER}"
-        )
-    if averaging.ENABLED and averaging.LR_FACTOR <= 0:
-        raise UserError(f"SOLVER.SWA.LR_FACTOR must be above 0; found {averaging.LR_FACTOR}")
-    if solver.FREEZE_ITERS < 0:
-        raise UserError(f"SOLVER.FREEZE_ITERS must be 0 (never) or a number of epochs; found {solver.FREEZE_ITERS}")
-    if cfg.TEST.PRECISE_BN.NUM_ITER < 1:
-        raise UserError(f"TEST.PRECISE_BN.NUM_ITER must be at least 1 batch; found {cfg.TEST.PRECISE_BN.NUM_ITER}")
-    if solver.CHECKPOINT_KEEP < 0:
-        raise UserError(f"SOLVER.CHECKPOINT_KEEP must be 0 (all) or a number of checkpoints; found {solver.CHECKPOINT_KEEP}")
-    if solver.ON_NAN not in ("stop", "rollback"):
-        raise UserError(f"SOLVER.ON_NAN must be stop or rollback; found {solver.ON_NAN!r}")
 
 
 def find_checkpoint(folder: Path, number: int | None, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:
@@ -321,9 +323,10 @@ def feature_cache(cfg: CfgNode, args: argparse.Namespace) -> FeatureCache | None
 def load_model(
     cfg: CfgNode, resume: bool, number: int | None = None, trust: bool = False
 ) -> tuple[nn.Module, Path | None]:
-    """Return the model of `MODEL.WEIGHTS`, or with `resume` of a checkpoint of the output folder, and that file.
+    """Return the model of `MODEL.WEIGHTS`, or with `resume` or without these of a checkpoint of the output folder.
 
-    Without either, the model that training would start from and None. No training data are needed.
+    The second value is that file, None for MODEL.WEIGHTS "untrained", the model that training starts from. No training
+    data are needed.
 
     Args:
         number: take model_<number>.pth instead of the last checkpoint.
@@ -332,19 +335,24 @@ def load_model(
     Raises:
         UserError: there is no such checkpoint, or it is of another architecture than the config.
     """
-    folder = Path(cfg.OUTPUT_DIR)
-    found = find_checkpoint(folder, number, trust) if resume else None
-    if found is None and cfg.MODEL.WEIGHTS:
-        found = Path(cfg.MODEL.WEIGHTS), read_checkpoint(Path(cfg.MODEL.WEIGHTS), trust)
-    if found is None and resume:
-        raise UserError(
-            f"--resume: no checkpoint in {folder}: train first, or put a trained model there and its file "
-            f"name into {folder}/last_checkpoint, or name it with MODEL.WEIGHTS"
-        )
-    if found is None:
-        logger.warning("no checkpoint given: this is the untrained model")
+    folder, weights = Path(cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS
+    if weights == UNTRAINED and not resume:
+        logger.info("this is the untrained model")
         return build_from_checkpoint(cfg, None), None
+    named = weights not in ("", UNTRAINED)
+    found = find_checkpoint(folder, number, trust) if resume or not named else None
+    if found is None and named:
+        found = Path(weights), read_checkpoint(Path(weights), trust)
+    if found is None:
+        raise UserError(
+            f"no checkpoint in {folder}: train first, or put a trained model there and its file name into "
+            f"{folder}/last_checkpoint, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the model that training "
+            "starts from)"
+        )
     path, content = found
+    note_unused_weights(cfg, path)
+    if not resume and not named:
+        logger.info(f"no MODEL.WEIGHTS: this is {path}, the last checkpoint of the output folder")
     return build_from_checkpoint(cfg, path, content), path
 
 
@@ -369,14 +377,14 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, An
     if CLASSIFIER in content["model"]:
         cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
     model = build_model(cfg)
-    load_weights(model, content["model"], path)
+    load_weights(model, {CLASSIFIER: model.state_dict()[CLASSIFIER]} | content["model"], path)
     return model
 
 
 def test_only(
     cfg: CfgNode, resume: bool, number: int | None = None, cache: FeatureCache | None = None, trust: bool = False
 ) -> Results:
-    """Test `MODEL.WEIGHTS`, or with `resume` a checkpoint of the output folder: see `load_model`."""
+    """Test `MODEL.WEIGHTS`, or a checkpoint of the output folder: see `load_model`."""
     model, path = load_model(cfg, resume, number, trust)
     return report(cfg, evaluate(cfg, model, cache), checkpoint=str(path) if path else "")
 
@@ -388,5 +396,5 @@ def report(cfg: CfgNode, results: Results, **about) -> Results:
     test = cfg.TEST
     options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
     results.save(Path(cfg.OUTPUT_DIR), **about, options=options, machine=machine_name(cfg.MODEL.DEVICE))
-    logger.info(f"results, in percent:\n{results.table()}")
+    logger.info(f"results:\n{results.table()}\n{results.counted()}")
     return results

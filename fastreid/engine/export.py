@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 7, 32)
 TOLERANCE = 1e-3  # of the largest feature: what rounding in another order may change
+ONNX, PROGRAM = ".onnx", ".pt2"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -44,6 +46,18 @@ class FeatureModel(nn.Module):
         return features
 
 
+def check_output(path: Path) -> None:
+    """Raise UserError if a model cannot be exported to a file of that name: another suffix, or packages are missing."""
+    if path.suffix not in (ONNX, PROGRAM):
+        raise UserError(f"a model is exported to a file ending in {ONNX} or {PROGRAM}; found {path}")
+    missing = [name for name in ONNX_PACKAGES if path.suffix == ONNX and importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"an export to ONNX needs {', '.join(missing)}: pip install {' '.join(missing)} (or this project's extra, "
+            'pip install -e ".[export]"), or export to .pt2'
+        )
+
+
 def export_model(predictor: Predictor, path: Path) -> dict[int, float]:
     """Write the model to `path`, whose suffix .onnx or .pt2 chooses the format, after checking it.
 
@@ -52,9 +66,8 @@ def export_model(predictor: Predictor, path: Path) -> dict[int, float]:
     Raises:
         UserError: another suffix, a package that is not installed, or features that differ from the model's.
     """
-    writers = {".onnx": write_onnx, ".pt2": write_program}
-    if path.suffix not in writers:
-        raise UserError(f"a model is exported to a file ending in .onnx or .pt2; found {path}")
+    check_output(path)
+    writers = {ONNX: write_onnx, PROGRAM: write_program}
     # A copy: the predictor stays where it is. Weights in the plain layout, as other programs expect them.
     plain = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format)
     model = FeatureModel(plain, predictor.cfg.TEST.FLIP).eval()
@@ -97,18 +110,15 @@ def trace(model: FeatureModel, size: tuple[int, int]) -> torch.export.ExportedPr
 
 def write_program(model: FeatureModel, size: tuple[int, int], about: dict, path: Path) -> Callable[[Tensor], Tensor]:
     """Write an ExportedProgram with `metadata.json` in it, and return the file as a function of images."""
-    torch.export.save(trace(model, size), path, extra_files={"metadata.json": json.dumps(about)})
+    # By way of memory: PyTorch's own writer aborts the process when the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(trace(model, size), buffer, extra_files={"metadata.json": json.dumps(about)})
+    path.write_bytes(buffer.getvalue())
     return torch.export.load(path).module()
 
 
 def write_onnx(model: FeatureModel, size: tuple[int, int], about: dict, path: Path) -> Callable[[Tensor], Tensor]:
     """Write an ONNX file with metadata properties, and return it, run by onnxruntime, as a function of images."""
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"an export to ONNX needs {', '.join(missing)}: pip install {' '.join(missing)} (or this project's extra, "
-            'pip install -e ".[export]"), or export to .pt2'
-        )
     import onnxruntime
 
     program = torch.onnx.export(

@@ -10,7 +10,7 @@ import torch
 
 from fastreid.engine.stopping import StopSignals
 from fastreid.engine.trainer_base import HookBase
-from fastreid.utils.checkpoint import Checkpointer, checkpoint_name
+from fastreid.utils.checkpoint import FINAL, Checkpointer, checkpoint_name
 from fastreid.engine.writers import Writer
 from fastreid.utils.processes import num_processes
 
@@ -82,14 +82,26 @@ class ScalerSkips(HookBase):
 
 
 class PeriodicEvaluation(HookBase):
-    """Evaluate every `period` iterations and at the end.
+    """Evaluate every `period` iterations and at the end; at first, what a run that was killed had left to evaluate.
 
     Args:
         evaluate: called with the number of finished iterations; returns the numbers to record.
+        is_recorded: tells whether the evaluation after that number of iterations is done.
     """
 
-    def __init__(self, period: int, evaluate: Callable[[int], dict[str, float]]):
-        self.period, self.evaluate = period, evaluate
+    def __init__(
+        self, period: int, evaluate: Callable[[int], dict[str, float]], is_recorded: Callable[[int], bool]
+    ):
+        self.period, self.evaluate, self.is_recorded = period, evaluate, is_recorded
+
+    def before_train(self) -> None:
+        finished = self.trainer.start_iter
+        if finished and is_due(finished - 1, self.period) and not self.is_recorded(finished):
+            logger.info(f"iteration {finished}: its evaluation is missing and comes first")
+            # As after that iteration: a signal must not take the next one for done.
+            self.trainer.iter = self.trainer.storage.iter = finished - 1
+            self.run(finished)
+            self.trainer.writer.write()
 
     def after_step(self) -> None:
         if is_due(self.trainer.iter, self.period) and self.trainer.iter + 1 < self.trainer.max_iter:
@@ -116,7 +128,7 @@ class PeriodicCheckpoint(HookBase):
 
     def after_train(self) -> None:
         self.trainer.require_finite()
-        self.checkpointer.save("model_final", self.trainer.max_iter - 1)
+        self.checkpointer.save(FINAL, self.trainer.max_iter - 1)
 
 
 class StopOnSignal(HookBase):

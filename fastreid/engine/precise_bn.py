@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 def compute_precise_statistics(trainer: SimpleTrainer, batches: Iterable[dict[str, Any]]) -> None:
     """Replace a model's running statistics by mean and variance of all `batches` under its present weights.
 
-    Every layer normalizes with the batch's statistics while it is done, as in training; layers that are frozen keep
-    theirs. With several processes each gives its share of every batch, and all get the statistics of the whole.
+    Every layer normalizes with the batch's statistics while it is done, as in training, but in float32, as in a test;
+    layers that are frozen keep theirs. With several processes each gives its share of every batch, and all get the statistics of the whole.
     """
     model, cfg = trainer.model, trainer.cfg
     trainer.freezing.training_mode(model, trainer.iter)
@@ -41,7 +41,6 @@ def compute_precise_statistics(trainer: SimpleTrainer, batches: Iterable[dict[st
     with (
         torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
         population_statistics(model) as populations,
-        torch.autocast(trainer.device.type, trainer.amp_dtype, enabled=trainer.amp),
     ):
         for batch in batches:
             model(trainer.to_device(batch))

@@ -21,9 +21,11 @@ from torchvision.transforms.functional import to_pil_image
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import worker_options
-from fastreid.data.common import read_image
+from fastreid.data.decode import DECODER_ERRORS, read_image, reason, to_rgb
+from fastreid.data.stream import SharedCollate
 from fastreid.data.transforms import build_transforms
 from fastreid.engine.defaults import build_from_checkpoint, output_folder
+from fastreid.evaluation.checked_sets import check_test_options
 from fastreid.evaluation.extraction import forward_batches
 from fastreid.utils.checkpoint import checkpoint_names, last_checkpoint
 from fastreid.utils.errors import UserError
@@ -31,6 +33,8 @@ from fastreid.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
+# Type and channels of arrays that are images: RGB, RGBA, gray of 8 and of 16 bits.
+ARRAYS = [(np.uint8, (3,)), (np.uint8, (4,)), (np.uint8, ()), (np.uint16, ())]
 OneImage = Union[str, Path, Image.Image, np.ndarray, Tensor]
 
 
@@ -52,10 +56,12 @@ class Predictor:
 
     def __init__(self, source: CfgNode | str | Path, opts: Sequence[str] = ()):
         self.cfg, self.checkpoint = find_run(source, opts)
+        check_test_options(self.cfg)
         self.model = build_from_checkpoint(self.cfg, self.checkpoint).eval()
         self.device = next(self.model.parameters()).device
         self.image_size = tuple(self.cfg.INPUT.SIZE_TEST)
-        self.feature_size: int = self.cfg.META.BOTTLENECK or self.model.backbone.out_channels
+        reduction = self.cfg.META.BOTTLENECK
+        self.feature_size: int = reduction.REDUCTION_DIM if reduction.DO_IT else self.model.backbone.out_channels
         self.transform = build_transforms(self.cfg, is_train=False)
 
     def __call__(self, images: OneImage | Sequence[OneImage], name: str = "images") -> Tensor:
@@ -65,9 +71,10 @@ class Predictor:
         normalize them with `torch.nn.functional.normalize`. `TEST.IMS_PER_BATCH` images at a time are computed.
 
         Args:
-            images: one image or any number, each a path, a PIL image, an array (H, W, 3) uint8 RGB or a tensor
-                (3, H, W) RGB; (N, H, W, 3) and (N, 3, H, W) hold N images. All are resized as in a test, but for float
-                tensors, values 0..255, which must have the size `image_size` already.
+            images: one image or any number, each a path, a PIL image, an array or a tensor (3, H, W) RGB; (N, H, W, 3)
+                and (N, 3, H, W) hold N images. An array is uint8 RGB (H, W, 3), RGBA (H, W, 4), or gray (H, W), which
+                may be uint16 too. All are read as files are: see `fastreid.data.decode`, and resized as in a test, but
+                for float tensors, values 0..255, which must have the size `image_size` already.
             name: stands beside the progress bar.
 
         Raises:
@@ -80,8 +87,8 @@ class Predictor:
         options = worker_options(cfg)
         if len(images) <= cfg.TEST.IMS_PER_BATCH:
             # Starting processes takes longer than reading one batch.
-            options |= {"num_workers": 0, "multiprocessing_context": None}
-        options["collate_fn"] = collate_images
+            options |= {"num_workers": 0, "timeout": 0, "multiprocessing_context": None}
+        options["collate_fn"] = SharedCollate(collate_images)
         loader = DataLoader(ImageList(images, self.transform), batch_size=cfg.TEST.IMS_PER_BATCH, **options)
         return forward_batches(cfg, self.model, loader, len(images), name)
 
@@ -99,11 +106,14 @@ class ImageList(Dataset):
         image = self.images[index]
         if isinstance(image, (str, Path)):
             return self.transform(read_image(str(image)))
-        if isinstance(image, Image.Image):
-            return self.transform(image.convert("RGB"))
         if isinstance(image, Tensor) and image.is_floating_point():
             return image.float()
-        return self.transform(to_pil_image(image))
+        if not isinstance(image, Image.Image):
+            image = Image.fromarray(image) if isinstance(image, np.ndarray) else to_pil_image(image)
+        try:
+            return self.transform(to_rgb(image))
+        except DECODER_ERRORS as error:
+            raise UserError(f"image {index} cannot be read as RGB of 8 bits: {reason(error)}") from error
 
 
 def collate_images(images: list[Tensor]) -> dict[str, Tensor]:
@@ -115,7 +125,7 @@ def as_list(images: OneImage | Sequence[OneImage]) -> list[OneImage]:
     """Return one image or any number as a list; UserError when there is none."""
     single = isinstance(images, (str, Path, Image.Image))
     if isinstance(images, (np.ndarray, Tensor)):
-        single = images.ndim == 3
+        single = images.ndim <= 3
     images = [images] if single else list(images)
     if not images:
         raise UserError("there are no images to compute features of: the list is empty")
@@ -126,7 +136,7 @@ def check_image(image: OneImage, number: int, size: tuple[int, int]) -> None:
     """Raise UserError when an image is of no kind that `Predictor` takes, or has no such shape, type or values."""
     if isinstance(image, (str, Path, Image.Image)):
         return
-    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
+    if isinstance(image, np.ndarray) and (image.dtype, image.shape[2:]) in ARRAYS and image.size:
         return
     height, width = size
     if isinstance(image, Tensor) and image.ndim == 3 and len(image) == 3:
@@ -138,7 +148,7 @@ def check_image(image: OneImage, number: int, size: tuple[int, int]) -> None:
     if isinstance(image, (np.ndarray, Tensor)):
         what += f" {tuple(image.shape)} {image.dtype}"
     raise UserError(
-        f"image {number} must be a path, a PIL image, an array (H, W, 3) uint8, a tensor (3, H, W) uint8 or a tensor "
+        f"image {number} must be a path, a PIL image, an array (H, W, 3) uint8 (or RGBA, or gray), a tensor (3, H, W) uint8 or a tensor "
         f"(3, {height}, {width}) float, RGB 0..255; found {what}"
     )
 
@@ -152,7 +162,7 @@ def check_values(image: Tensor, number: int) -> None:
 
 def find_run(source: CfgNode | str | Path, opts: Sequence[str] = ()) -> tuple[CfgNode, Path]:
     """Return the frozen config and the checkpoint that `Predictor(source, opts)` uses; see there."""
-    cfg, checkpoint = (source.clone(), None) if isinstance(source, CfgNode) else read_run(Path(source))
+    cfg, checkpoint = (source.clone(), None) if isinstance(source, CfgNode) else read_run(Path(source).expanduser())
     cfg.defrost()
     cfg.merge_from_list(list(opts))
     if checkpoint is None or "MODEL.WEIGHTS" in opts[0::2]:

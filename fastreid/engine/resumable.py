@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
-import yaml
-
-from fastreid.config.config import leaves
-from fastreid.data.stream import BatchStream, DataPositions
+from fastreid.data.stream import Batch, BatchStream, DataPositions, worker_errors
+from fastreid.engine.changed_options import changed_options, convert_iteration, forget_random_numbers, report_changes
 from fastreid.engine.hooks import PeriodicWriter
 from fastreid.engine.recovery import BestResult, Rollback, require_finite_weights
 from fastreid.engine.stopping import StopRequested, StopSignals
 from fastreid.engine.train_loop import NonFiniteLossError, SimpleTrainer
 from fastreid.engine.weight_averaging import require_plain_weights, total_iterations
+from fastreid.solver.lr_scheduler import Schedule
 from fastreid.utils.checkpoint import BEST, HISTORY, LAST_CHECKPOINT, Checkpointer, checkpoint_name, read_checkpoint, read_last
 from fastreid.utils.errors import Stopped, UserError
-from fastreid.utils.processes import process_rank
+from fastreid.utils.plots import read_metrics
+from fastreid.utils.processes import gather, process_rank
 from fastreid.utils.random_states import RandomStates
 
 logger = logging.getLogger(__name__)
@@ -34,6 +33,7 @@ class ResumableTrainer(SimpleTrainer):
     """
 
     checkpointer: Checkpointer
+    schedulers: dict[str, Schedule]
     writer: PeriodicWriter
 
     def __init__(self, cfg, model, base_loader, meta_loader, optimizer_main, optimizer_norm):
@@ -52,30 +52,54 @@ class ResumableTrainer(SimpleTrainer):
         Args:
             config: the options as text, to be kept in every checkpoint.
         """
+        epoch = self.cfg.SOLVER.ITERS_PER_EPOCH
         moving = moving | {
-            "data_positions": DataPositions(self.streams, self.domain_rng if self.has_meta_step else None),
+            "data_positions": DataPositions(self.streams, self.domain_rng if self.has_meta_step else None, epoch),
             "random_states": RandomStates(self.device, self.cfg.SEED),
             "best_result": self.best,
         }
         return Checkpointer(self.model, self.folder, self.cfg.SOLVER.CHECKPOINT_KEEP, config, **moving)
 
     def resume(self, path: Path, content: dict[str, Any]) -> None:
-        """Take up everything that a checkpoint of this run holds; what follows from its iteration need not be in it."""
-        if isinstance(content.get("iteration"), int):
-            base, meta = self.steps_before(content["iteration"] + 1)
-            if "data_positions" not in content:
-                content["data_positions"] = self.positions_after(base, meta)
-            content.setdefault("inner_ratio", {"steps": meta})
-            if content["iteration"] < self.cfg.SOLVER.MAX_ITER:
-                content.setdefault("weight_averaging", {"models": 0, "in_model": False})
+        """Take up what a checkpoint of this run holds; what follows from its iteration need not be in it.
+
+        Learning rates, decay and the like are those of the present config in that iteration.
+        """
+        changed = changed_options(content["config"], self.checkpointer.config) if "config" in content else {}
+        before = content.get("iteration")
+        if isinstance(before, int):
+            convert_iteration(path, content, changed, self.cfg.SOLVER.ITERS_PER_EPOCH)
+            if "SEED" in changed:
+                forget_random_numbers(content)
+            self.complete(content)
         self.start_iter = self.checkpointer.restore(path, content)
+        for scheduler in self.schedulers.values():
+            scheduler.go_to(self.start_iter)
         require_plain_weights(content, self.start_iter, total_iterations(self.cfg))
         self.model.zero_grad()  # the gradients of iterations that are undone are not for modules that are frozen there
-        self.resume_best()
-        if "config" in content:
-            changed = changed_options(content["config"], self.checkpointer.config)
-            if changed:
-                logger.info(f"options changed since {path}: {', '.join(changed)}")
+        self.resume_best(before + 1)
+        report_changes(path, changed)
+
+    def complete(self, content: dict[str, Any]) -> None:
+        """Add to a checkpoint's content what follows from its iteration."""
+        base, meta = self.steps_before(content["iteration"] + 1)
+        positions = content.get("data_positions", {})
+        if not positions.keys() >= {*self.streams, *(["domain_splits"] if self.has_meta_step else [])}:
+            content["data_positions"] = self.positions_after(base, meta) | positions
+        content.setdefault("inner_ratio", {"steps": meta})
+        if content["iteration"] < self.cfg.SOLVER.MAX_ITER:
+            content.setdefault("weight_averaging", {"models": 0, "in_model": False})
+
+    def evaluation_is_recorded(self, finished: int) -> bool:
+        """Tell whether metrics.json has the evaluation after `finished` iterations; all processes must call it.
+
+        Raises:
+            UserError: the file holds something else.
+        """
+        path = self.folder / METRICS
+        records = read_metrics(path) if path.is_file() else []
+        last = next((record for record in records if record["iteration"] == finished - 1), {})
+        return gather(any(name.startswith("test/") for name in last))[0]
 
     def positions_after(self, base: int, meta: int) -> dict[str, Any]:
         """Return where the data are after so many base and meta steps of a run in which no batch was left out."""
@@ -87,8 +111,12 @@ class ResumableTrainer(SimpleTrainer):
             positions["domain_splits"] = self.domain_rng.get_state()
         return positions
 
-    def resume_best(self) -> None:
-        """Take the best result of model_best.pth if it is of the evaluation that came right after the checkpoint."""
+    def resume_best(self, end: int) -> None:
+        """Take the best result of model_best.pth if it is of the evaluation that came right after the checkpoint.
+
+        Args:
+            end: the iterations that were done when the checkpoint was written.
+        """
         path = self.folder / f"{BEST}.pth"
         if not path.is_file():
             return
@@ -97,7 +125,7 @@ class ResumableTrainer(SimpleTrainer):
         except UserError as error:
             logger.warning(f"{error}: the next best model replaces it")
             return
-        if kept and kept["metric"] == self.best.metric and self.best.iteration < kept["iteration"] < self.start_iter:
+        if kept and kept["metric"] == self.best.metric and self.best.iteration < kept["iteration"] < end:
             self.best.load_state_dict(kept)
 
     def set_earlier_run_aside(self) -> None:
@@ -123,17 +151,10 @@ class ResumableTrainer(SimpleTrainer):
             UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
         """
         try:
-            with self.signals:
+            with worker_errors(), self.signals:
                 self.train_or_roll_back()
         except StopRequested as request:
             self.stop(request)
-        except RuntimeError as error:
-            if not re.search(r"DataLoader worker \(pid", str(error)):
-                raise
-            raise UserError(
-                f"{str(error).strip().splitlines()[0]} If the machine killed it for want of memory, lower "
-                "DATALOADER.NUM_WORKERS or the batch size. Go on from the last checkpoint with --resume"
-            ) from error
         finally:
             for stream in self.streams.values():
                 stream.end()
@@ -169,6 +190,11 @@ class ResumableTrainer(SimpleTrainer):
             f"out (rollback {self.rollback.done} of at most {self.rollback.limit})"
         )
 
+    def next_batch(self, source: Iterator[Batch]) -> Batch:
+        """Return the next batch; a signal to stop does not wait for it for ever."""
+        with self.signals.waiting():
+            return super().next_batch(source)
+
     def skip_batches(self) -> None:
         """Leave out the batches of the present iteration."""
         before, after = self.steps_before(self.iter), self.steps_before(self.iter + 1)
@@ -182,7 +208,7 @@ class ResumableTrainer(SimpleTrainer):
             Stopped: always, unless it cannot be saved.
         """
         name = checkpoint_name(self.iter)
-        if self.iter < self.max_iter and self.checkpointer.history[-1:] != [f"{name}.pth"]:
+        if not request.midway and self.iter < self.max_iter and self.checkpointer.history[-1:] != [f"{name}.pth"]:
             try:
                 self.require_finite()
                 self.checkpointer.save(name, self.iter)
@@ -192,7 +218,8 @@ class ResumableTrainer(SimpleTrainer):
                 logger.warning(f"not saved, the resumed run rolls back: {str(error).splitlines()[0]}")
         self.writer.close()
         last = self.checkpointer.history[-1] if self.checkpointer.history else "the beginning"
-        raise Stopped(f"stopped by {request}: the same command with --resume goes on from {last}", request.signum)
+        why = f"{request}, as no batch came" if request.midway else str(request)
+        raise Stopped(f"stopped by {why}: the same command with --resume goes on from {last}", request.signum)
 
     def require_finite(self) -> None:
         """Check all losses, and the weights.
@@ -202,9 +229,3 @@ class ResumableTrainer(SimpleTrainer):
         """
         self.read_losses()
         require_finite_weights(self.model, min(self.iter, self.max_iter - 1))
-
-
-def changed_options(before: str, now: str) -> list[str]:
-    """Return `KEY old -> new` for each option that differs between two configs, given as dumps."""
-    old, new = (dict(leaves(yaml.safe_load(text))) for text in (before, now))
-    return [f"{key} {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]

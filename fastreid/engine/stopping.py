@@ -14,15 +14,16 @@ from fastreid.utils.processes import any_process, num_processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ECHO_SECONDS = 1.0  # a batch system and the process that started this one may both pass on one signal
+PATIENCE = 30.0  # seconds that a stop waits for a batch
 AGREEMENT_PERIOD = 10  # iterations between two questions to the other processes, which cost time
 
 
 class StopRequested(Exception):
-    """A signal asks the run to stop, at a moment at which its state can be saved."""
+    """A signal asks the run to stop, at a moment at which its state can be saved, or else `midway` in an iteration."""
 
-    def __init__(self, signum: int):
+    def __init__(self, signum: int, midway: bool = False):
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
+        self.signum, self.midway = signum, midway
 
 
 class StopSignals:
@@ -37,7 +38,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: int | None = None
         self.received_at = 0.0
-        self.immediate = False
+        self.immediate = self.waits = False
         self.previous: dict[int, signal.Handlers] = {}
 
     def __enter__(self) -> StopSignals:
@@ -45,6 +46,7 @@ class StopSignals:
             for signum in SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:
                     self.previous[signum] = signal.signal(signum, self.handle)
+            self.previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self.give_up)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -68,6 +70,25 @@ class StopSignals:
         os.write(2, f"{name}: stopping after this iteration, with a checkpoint; a second signal stops at once\n".encode())
         if self.immediate:
             raise StopRequested(signum)
+        if self.waits:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def give_up(self, signum: int, frame: FrameType | None) -> None:
+        if self.waits:
+            raise StopRequested(self.received, midway=True)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within, for a batch: a stop that was asked for raises StopRequested after PATIENCE seconds."""
+        self.waits = True
+        if self.received is not None:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        try:
+            yield
+        finally:
+            self.waits = False
+            if self.received is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def check(self, iteration: int) -> None:
         """Raise StopRequested if a signal came, in all processes after the same iteration."""

@@ -82,6 +82,8 @@ class SimpleTrainer(TrainerBase):
         self.base_batches, self.meta_batches = batches(base_loader), batches(meta_loader)
         self.device = next(model.parameters()).device
         self.amp, self.amp_dtype = uses_amp(cfg, self.device), amp_dtype(self.device)
+        if cfg.SOLVER.AMP and not self.amp:
+            logger.info("SOLVER.AMP: float32 on the CPU (SOLVER.AMP_ON_CPU True: bfloat16)")
         self.scaler = CountingScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
         if num_processes() > 1 and cfg.MODEL.NORM.SYNC and cfg.SOLVER.COMPILE == "model":
@@ -94,6 +96,8 @@ class SimpleTrainer(TrainerBase):
         self.freezing = Freezing(model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS)
         self.base_loss = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
         self.has_meta_step = meta_loader is not None and bool(cfg.META.DATA.NAMES)
+        with_gates = cfg.META.MODEL.ALL_PARAMS or not self.has_meta_step
+        self.base_parameters = {**self.main, **self.gates} if with_gates else self.main
         if self.has_meta_step:
             self.prepare_meta_learning()
 
@@ -114,6 +118,11 @@ class SimpleTrainer(TrainerBase):
                 "META.DATA.NAMES asks for meta steps, but the model has no gates to train with them: choose BIN_gate1 "
                 f"or BIN_gate2 as MODEL.NORM.TYPE_BACKBONE (found {cfg.MODEL.NORM.TYPE_BACKBONE}), set "
                 "META.MODEL.ALL_PARAMS True, or set META.DATA.NAMES ''"
+            )
+        if cfg.META.SOLVER.MTRAIN.SECOND_ORDER and cfg.META.SOLVER.STOP_GRADIENT:
+            raise UserError(
+                "META.SOLVER.MTRAIN.SECOND_ORDER True does nothing while META.SOLVER.STOP_GRADIENT is True, by which the "
+                "inner gradient is a constant: set STOP_GRADIENT False, or SECOND_ORDER False"
             )
         domains, mtrain = cfg.META.DATA.NUM_DOMAINS, cfg.META.SOLVER.MTRAIN.NUM_DOMAIN
         if domains < 2:
@@ -143,13 +152,13 @@ class SimpleTrainer(TrainerBase):
                 self.run_step_meta_learning2()
 
     def run_step_meta_learning1(self) -> Losses:
-        """Update the base model by one batch; the gates too, if there are no meta steps to train them.
+        """Update the base model by one batch; the gates too, if no meta steps train them, or these train everything.
 
         Returns:
             the losses, as {"base/loss_cls": scalar tensor, ...}
         """
         batch = self.to_device(self.next_batch(self.base_batches))
-        learned = self.learning(self.main if self.has_meta_step else {**self.main, **self.gates})
+        learned = self.learning(self.base_parameters)
         self.parallel.before_base_step(learned.values())
         with learning_only(self.model, learned.values()):
             with running_stats(self.model, "general"):
@@ -229,7 +238,7 @@ class SimpleTrainer(TrainerBase):
         gradients through unchanged. The gradient is a constant unless a second-order update is asked for.
         """
         meta = self.cfg.META
-        second_order = meta.SOLVER.MTRAIN.SECOND_ORDER and not meta.SOLVER.STOP_GRADIENT
+        second_order = meta.SOLVER.MTRAIN.SECOND_ORDER
         parameters = self.learning(self.inner_parameters)
         if not parameters or self.freezing.hides(loss, self.iter):
             return {}
@@ -247,7 +256,7 @@ class SimpleTrainer(TrainerBase):
         for name, gradient in zip(reached, average([gradient for gradient in gradients if gradient is not None])):
             parameter = parameters[name]
             moved = parameter - rates[parameter] * ratio / late_scale * gradient
-            fast[name] = StraightThroughClamp.apply(moved) if is_gate(name) else moved
+            fast[name] = StraightThroughClamp.apply(moved) if is_gate(name) and meta.SOLVER.INNER_CLAMP else moved
         return fast
 
     def learning_rates(self) -> dict[nn.Parameter, float]:

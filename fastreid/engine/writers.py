@@ -12,6 +12,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from fastreid.solver.build import gate_parameters
+from fastreid.utils.files import writing
 from fastreid.utils.memory import peak_memory_mb
 
 logger = logging.getLogger(__name__)
@@ -58,45 +59,52 @@ class LogWriter(Writer):
 
 
 class JSONWriter(Writer):
-    """Append one JSON object a call to `metrics.json`: the iteration and the means since the last one."""
+    """Append one JSON object a call to `metrics.json`: the iteration and the means since the last one.
+
+    Raises:
+        UserError: the file cannot be written, for example as the disk is full.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")  # a killed run's last line
-        self.file = path.open("a", encoding="utf-8")
-        if torn:
-            self.file.write("\n")
+        self.append("\n" if torn else "")
 
     def write(self, trainer) -> None:
         means = trainer.storage.new_means()
         if not means:
             return
         gates = {f"gate/{layer}": float(gate.detach().mean()) for layer, gate in gates_by_layer(trainer.model).items()}
-        self.file.write(json.dumps({"iteration": trainer.storage.iter, **means, **gates}) + "\n")
-        self.file.flush()
+        self.append(json.dumps({"iteration": trainer.storage.iter, **means, **gates}) + "\n")
 
-    def close(self) -> None:
-        self.file.close()
+    def append(self, text: str) -> None:
+        # Opened each time: a file that was kept open would try again, when it is closed, what a full disk did not take.
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 class TensorBoardWriter(Writer):
     """Scalars, grouped by what stands before the slash, and a histogram of each layer's gates."""
 
     def __init__(self, folder: Path):
-        self.writer = SummaryWriter(str(folder))
+        self.folder = folder
+        with writing(folder):
+            self.writer = SummaryWriter(str(folder))
 
     def write(self, trainer) -> None:
         means, iteration = trainer.storage.new_means(), trainer.storage.iter
         if not means:
             return
-        for name, value in means.items():
-            self.writer.add_scalar(name, value, iteration)
-        for layer, gate in gates_by_layer(trainer.model).items():
-            self.writer.add_histogram(f"gates/{layer}", gate.detach(), iteration, bins=GATE_BINS)
-        self.writer.flush()
+        with writing(self.folder / "events.out.tfevents"):
+            for name, value in means.items():
+                self.writer.add_scalar(name, value, iteration)
+            for layer, gate in gates_by_layer(trainer.model).items():
+                self.writer.add_histogram(f"gates/{layer}", gate.detach(), iteration, bins=GATE_BINS)
+            self.writer.flush()
 
     def close(self) -> None:
-        self.writer.close()
+        with writing(self.folder / "events.out.tfevents"):
+            self.writer.close()
 
 
 def gates_by_layer(model: torch.nn.Module) -> dict[str, torch.Tensor]:

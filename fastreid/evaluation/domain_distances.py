@@ -18,6 +18,7 @@ import numpy as np
 from fastreid.evaluation.distance import compute_distance
 from fastreid.evaluation.identity_distances import bin_edges, shares
 from fastreid.evaluation.samples import SOURCE, Sample
+from fastreid.utils.fonts import drawable
 from fastreid.utils.figures import GREY, PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, use_style
 from fastreid.utils.files import write_csv
 
@@ -104,7 +105,7 @@ def draw_matrix(figure, axis, matrix: np.ndarray, found: DomainDistances, title:
     figure.colorbar(image, ax=axis, shrink=0.75)
     axis.grid(False)
     axis.set_title(title)
-    axis.set_xticks(range(count), found.labels, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_xticks(range(count), [drawable(label) for label in found.labels], rotation=45, ha="right", rotation_mode="anchor")
     if 0 < sources < count:
         for line in (axis.axhline, axis.axvline):
             line(sources - 0.5, color="white", linewidth=3)

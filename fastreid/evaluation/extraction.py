@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import Items
+from fastreid.data.stream import worker_errors
 from fastreid.utils.errors import UserError
-from fastreid.utils.precision import amp_dtype, uses_amp
 from fastreid.utils.processes import hide_progress_bar, num_processes, process_rank
 
 logger = logging.getLogger(__name__)
@@ -29,9 +29,7 @@ def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Ten
     if len(items) == 0:
         raise UserError(f"the test set {name} has no images: check its folder and splits")
     start = time.perf_counter()
-    world, rank = num_processes(), process_rank()
-    per_process = -(-len(items) // world)
-    share = items[rank * per_process : (rank + 1) * per_process]
+    world, share = num_processes(), own_share(items)
     features, error = None, None
     try:
         features = forward_batches(cfg, model, build_test_loader(cfg, share), len(share), name) if len(share) else None
@@ -40,23 +38,34 @@ def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Ten
             raise
         error = str(problem)
     if world > 1:
-        features = _gather(features, error, len(items), per_process)
+        features = _gather(features, error, len(items), share_size(items))
     seconds = time.perf_counter() - start
     logger.info(f"{name}: features of {len(items):,} images in {seconds:.1f} s, {len(items) / seconds:.1f} images/s")
     return features
+
+
+def share_size(items: Items) -> int:
+    """Return how many of the images a process computes; the last ones have fewer or none."""
+    return -(-len(items) // num_processes())
+
+
+def own_share(items: Items) -> Items:
+    """Return the images whose features this process computes."""
+    size = share_size(items)
+    return items[process_rank() * size : (process_rank() + 1) * size]
 
 
 @torch.inference_mode()
 def forward_batches(cfg, model: nn.Module, batches: Iterable[dict], total: int, name: str = "") -> Tensor:
     """Return the features (total, D) float32 on the CPU of batches that hold `total` images, by this process alone.
 
-    Model and options (`TEST.FLIP`, `SOLVER.AMP`) are those of a test. `name` stands beside the progress bar.
+    Model and options (`TEST.FLIP`) are those of a test, which is in float32 under `SOLVER.AMP` too. `name` stands beside
+    the progress bar.
     """
     device = next(model.parameters()).device
-    amp, dtype = uses_amp(cfg, device), amp_dtype(device)
     features, done = None, 0
     bar = tqdm(total=total, desc=name, unit=" images", leave=False, disable=hide_progress_bar())
-    with evaluation_mode(model), bar, torch.autocast(device.type, dtype, enabled=amp):
+    with worker_errors(), evaluation_mode(model), bar:
         for batch in batches:
             images = batch["images"].to(device, non_blocking=True)
             part = model({**batch, "images": images}).float()

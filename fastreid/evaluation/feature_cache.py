@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from fastreid.data.datasets import Items
+from fastreid.data.decode import DECODER
+from fastreid.data.image_files import file_states
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import atomic_path, file_stem
-from fastreid.utils.precision import uses_amp
 
 logger = logging.getLogger(__name__)
 
@@ -71,19 +73,17 @@ def read_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, np.n
 
 
 def fingerprint(cfg, model: nn.Module, items: Items) -> dict[str, str]:
-    """Return hashes of what test features depend on: the model's weights, options, and the images' paths and sizes.
+    """Return hashes of what test features depend on: the model's weights, options, and the images.
+
+    An image is another one if its path, its size or its time of change is.
 
     Raises:
         UserError: an image is missing.
     """
-    images = hashlib.sha256()
-    for path in items.paths.tolist():
-        try:
-            # The size tells most images of another content apart without reading them.
-            size = Path(path).stat().st_size
-        except OSError as error:
-            raise UserError(f"the image {path} cannot be read ({error.strerror}): check the data set") from error
-        images.update(f"{path}\0{size}\0".encode())
+    paths = items.paths.tolist()
+    images = hashlib.sha256(b"\0".join(map(os.fsencode, paths)))
+    for states in file_states(paths):
+        images.update(states)
     return {**model_fingerprint(cfg, model), "images": images.hexdigest()}
 
 
@@ -94,9 +94,9 @@ def model_fingerprint(cfg, model: nn.Module) -> dict[str, str]:
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     options = {
+        "decoder": DECODER,
         "SIZE_TEST": list(cfg.INPUT.SIZE_TEST),
         "FLIP": cfg.TEST.FLIP,
-        "AMP": uses_amp(cfg, next(model.parameters()).device),
         "LAST_STRIDE": cfg.MODEL.BACKBONE.LAST_STRIDE,
         "TYPE_BACKBONE": cfg.MODEL.NORM.TYPE_BACKBONE,
         "IN_FC_MULTIPLY": cfg.MODEL.NORM.IN_FC_MULTIPLY,

@@ -1,16 +1,18 @@
 """Pictures of ranked lists: a query and the images that were found, framed by right and wrong."""
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from fastreid.data.common import read_image
+from fastreid.data.decode import read_image
 from fastreid.evaluation.ranked_lists import RankedQuery
+from fastreid.utils.fonts import OWN, best_font, drawable
+from fastreid.utils.text import printable
 
 INK, PALE, PAPER = "#222222", "#6b6b6b", "#ffffff"
 # Colour-blind readers tell this green and vermilion apart; the signs say it without colour.
@@ -18,6 +20,7 @@ FRAMES = {"query": "#0173b2", "right": "#029e73", "wrong": "#d55e00", "": "#b8b8
 SIGNS = {"right": "\u2713", "wrong": "\u2717"}
 WIDTH, HEIGHT, FRAME, GAP, MARGIN = 80, 160, 4, 8, 16
 LINE, TITLE = 15, 24
+WIDEST = 4000  # pixels of a title or heading; a path may have 4,096 letters
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,16 @@ class Row:
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font that comes with matplotlib, which has the signs."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+def font(size: int, file: str = str(OWN)) -> ImageFont.FreeTypeFont:
+    """Return a font; the one that comes with matplotlib has the signs."""
+    return ImageFont.truetype(file, size)
+
+
+def fitted(text: str, size: int, width: int = WIDEST) -> tuple[str, ImageFont.FreeTypeFont]:
+    """Return as much of a text's end as fits into `width` pixels, on one line, and the font that has its letters."""
+    file = best_font(text)
+    face = font(size, file)
+    return shorten(drawable(printable(text), [file]), width, face), face
 
 
 def ranked_row(ranked: RankedQuery) -> Row:
@@ -65,14 +75,16 @@ def draw_page(rows: Sequence[Row], heading: str = "") -> Image.Image:
     top = MARGIN + (TITLE + GAP if heading else 0)
     # The query stands apart by the width of a margin.
     width = 2 * MARGIN + MARGIN + cell * (1 + max((len(row.found) for row in rows), default=0))
-    widest = max([font(16).getlength(heading), *(font(13).getlength(row.title) for row in rows)])
+    heading, heading_font = fitted(heading, 16)
+    titles = [fitted(row.title, 13) for row in rows]
+    widest = max(face.getlength(text) for text, face in [(heading, heading_font), *titles])
     page = Image.new("RGB", (max(width, 2 * MARGIN + int(widest) + 1), top + row_height * len(rows)), PAPER)
     draw = ImageDraw.Draw(page)
     if heading:
-        draw.text((MARGIN, MARGIN), heading, INK, font(16))
+        draw.text((MARGIN, MARGIN), heading, INK, heading_font)
     for number, row in enumerate(rows):
         y = top + number * row_height
-        draw.text((MARGIN, y), row.title, INK, font(13))
+        draw.text((MARGIN, y), titles[number][0], INK, titles[number][1])
         draw_tile(page, row.query, MARGIN, y + TITLE)
         for position, tile in enumerate(row.found):
             draw_tile(page, tile, 2 * MARGIN + cell * (1 + position), y + TITLE)
@@ -93,13 +105,13 @@ def draw_tile(page: Image.Image, tile: Tile, x: int, y: int) -> None:
         draw.text((box[2] - 10, y + 11), SIGNS[tile.frame], PAPER, font(16), anchor="mm")
     for number, line in enumerate(tile.lines):
         ink = INK if number == 0 else PALE
-        draw.text((x, box[3] + 3 + number * LINE), shorten(line, WIDTH + 2 * FRAME, font(11)), ink, font(11))
+        line, face = fitted(line, 11, WIDTH + 2 * FRAME)
+        draw.text((x, box[3] + 3 + number * LINE), line, ink, face)
 
 
 def shorten(text: str, width: int, face: ImageFont.FreeTypeFont) -> str:
     """Return as much of a text's end as fits into `width` pixels: file names differ there."""
     if face.getlength(text) <= width:
         return text
-    while text and face.getlength(f"\u2026{text}") > width:
-        text = text[1:]
-    return f"\u2026{text}"
+    cut = bisect_left(range(len(text)), True, key=lambda start: face.getlength(f"\u2026{text[start:]}") <= width)
+    return f"\u2026{text[cut:]}"

@@ -8,6 +8,13 @@ from fastreid.evaluation.distance import distance_blocks, nearest
 from fastreid.utils.errors import UserError
 
 
+def check_expansion(times: int, k: int, alpha: float) -> None:
+    """Raise UserError for impossible values of `average_query_expansion`'s options."""
+    for name, value, least in (("times", times, 0), ("k", k, 1), ("alpha", alpha, 0)):
+        if value < least:
+            raise UserError(f"Query expansion: {name} must be at least {least}, found {value}.")
+
+
 def average_query_expansion(
     q_feat: torch.Tensor, g_feat: torch.Tensor, times: int = 1, k: int = 5, alpha: float = 3.0, block_size: int = 256
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,9 +25,7 @@ def average_query_expansion(
     gallery features, float32. With a fractional alpha a negative cosine weighs nothing.
     Raises UserError on features of different lengths or values of times, k or alpha below their minimum (0, 1, 0).
     """
-    for name, value, least in (("times", times, 0), ("k", k, 1), ("alpha", alpha, 0)):
-        if value < least:
-            raise UserError(f"Query expansion: {name} must be at least {least}, found {value}.")
+    check_expansion(times, k, alpha)
     # Checks the lengths before the features are joined.
     distance_blocks(q_feat, g_feat)
     features = torch.cat([q_feat, g_feat]).detach().float()

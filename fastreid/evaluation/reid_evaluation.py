@@ -3,20 +3,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
 from fastreid.evaluation.query_expansion import average_query_expansion
 from fastreid.evaluation.rerank import re_ranking
 from fastreid.evaluation.result_files import QueryRow
-from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS, FPRS, Metrics, Results
+from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS, FPRS, Counts, Metrics, Results
 from fastreid.evaluation.streaming import (
     FeatureDistances,
     MatrixDistances,
@@ -24,6 +24,7 @@ from fastreid.evaluation.streaming import (
     evaluate_blocks,
     rows_per_block,
 )
+from fastreid.evaluation.checked_sets import load_test_sets
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes, process_rank
 
@@ -35,22 +36,23 @@ logger = logging.getLogger(__name__)
 FINITE_ROWS = 4096
 
 
-def evaluate(cfg, model: nn.Module, cache: FeatureCache | None = None) -> Results:
+def evaluate(
+    cfg, model: nn.Module, cache: FeatureCache | None = None, test_sets: dict[str, TestSet] | None = None
+) -> Results:
     """Test a model on every data set of `DATASETS.TESTS`, each image's feature computed once for all splits.
 
     With several processes they share the images, process 0 evaluates, and all return its results.
 
     Args:
         cache: where features are saved, or read from instead of being computed.
+        test_sets: of `load_test_sets`, if they were loaded before.
 
     Raises:
         UserError: a data set is missing, an image is damaged, saved features are stale, or no query has a match.
     """
-    if not cfg.DATASETS.TESTS:
-        raise UserError("DATASETS.TESTS names no data set to test on")
+    test_sets = load_test_sets(cfg) if test_sets is None else test_sets
     results, device = Results(), next(model.parameters()).device
-    for name in cfg.DATASETS.TESTS:
-        test_set = load_test_set(name)
+    for name, test_set in test_sets.items():
         features = _features(cfg, model, test_set, name, cache)
         start = time.perf_counter()
         _on_process_zero(lambda: evaluate_test_set(cfg, features, test_set, name, results, device))
@@ -105,7 +107,7 @@ def evaluate_test_set(
         UserError: a feature is not finite, a split has no query or gallery, or no query of it has a match.
     """
     check_finite(features, test_set.items)
-    results.splits[name], results.cmc[name] = {}, []
+    results.splits[name], results.cmc[name], results.counts[name] = {}, [], {}
     for split in test_set.splits:
         try:
             found = evaluate_split(cfg, features, test_set, split, device)
@@ -113,8 +115,29 @@ def evaluate_test_set(
             raise UserError(f"{name}, {split.name}: {error}") from error
         results.splits[name][split.name] = metrics(found)
         results.cmc[name].append(found.cmc)
+        results.counts[name][split.name] = counts(found, test_set.items, split)
         if cfg.TEST.PER_QUERY:
             results.queries.setdefault(name, []).extend(query_rows(found, test_set, split))
+    warn_of_queries_left_out(name, results.counts[name])
+
+
+def counts(found: Retrieval, items: Items, split: Split) -> Counts:
+    """Return how many images of a split the measures are of, and how many are left out."""
+    asked = np.isin(items.pids[split.gallery], items.pids[split.query])
+    return Counts(len(found.valid), int((~found.valid).sum()), len(asked), int((~asked).sum()))
+
+
+def warn_of_queries_left_out(name: str, found: Mapping[str, Counts]) -> None:
+    """Log how many queries have no match, and in which split the most: the numbers say nothing of them."""
+    without = sum(counts.without_match for counts in found.values())
+    if without:
+        queries = sum(counts.queries for counts in found.values())
+        split = max(found, key=lambda split: found[split].without_match / found[split].queries)
+        most = f", the most in {split}, {found[split].without_match} of {found[split].queries}" if len(found) > 1 else ""
+        logger.warning(
+            f"{name}: {without:,} of {queries:,} queries have no match, a gallery image of the same identity from another "
+            f"camera{most}: they are left out of every number. Check identities and cameras of query and gallery"
+        )
 
 
 def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> Retrieval:

@@ -27,6 +27,15 @@ def rerank_memory(queries: int, gallery: int, k1: int = 20, k2: int = 6, block_s
     return result + block + 2 * 8 * images * neighbours
 
 
+def check_reranking(k1: int, k2: int, lambda_value: float) -> None:
+    """Raise UserError for impossible values of `re_ranking`'s options."""
+    if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
+        raise UserError(
+            "Re-ranking needs k1 >= 1, k2 >= 1 and lambda between 0 and 1: "
+            f"found k1 {k1}, k2 {k2}, lambda {lambda_value}."
+        )
+
+
 def re_ranking(
     q_feat: torch.Tensor,
     g_feat: torch.Tensor,
@@ -43,11 +52,7 @@ def re_ranking(
     by index, queries first. The memory needed is logged before the work starts.
     Raises UserError on an unknown metric, features of different lengths or impossible values of k1, k2, lambda_value.
     """
-    if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
-        raise UserError(
-            "Re-ranking needs k1 >= 1, k2 >= 1 and lambda between 0 and 1: "
-            f"found k1 {k1}, k2 {k2}, lambda {lambda_value}."
-        )
+    check_reranking(k1, k2, lambda_value)
     # Checks the lengths before the features are joined.
     distance_blocks(q_feat, g_feat, metric, block_size)
     queries, gallery = len(q_feat), len(g_feat)

@@ -1,11 +1,11 @@
 """Results for people: a workbook, a line for each query, and the CMC curves."""
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from openpyxl import Workbook
@@ -14,7 +14,8 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
 from fastreid.utils.figures import MARKERS, plt, save_figure, style_of_line, use_style
-from fastreid.utils.files import atomic_path
+from fastreid.utils.files import atomic_path, write_rows
+from fastreid.utils.text import printable
 
 PLOTTED_RANKS = 20
 HEADER_FILL = PatternFill("solid", fgColor="DDE6F0")
@@ -43,10 +44,7 @@ class QueryRow:
 
 def write_queries(path: Path, rows: Sequence[QueryRow]) -> None:
     """Write rows as CSV, None as an empty field."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(QueryRow))
-        writer.writerows(astuple(row) for row in rows)
+    write_rows(path, (field.name for field in fields(QueryRow)), map(astuple, rows))
 
 
 def write_workbook(
@@ -62,9 +60,10 @@ def write_workbook(
     table.title = "results"
     averages = [[name, *(row[c] for c in columns)] for name, row in rows.items()]
     fill_sheet(table, ["Datasets", *columns], averages, labels=1)
-    # The last row is the average over all data sets.
-    for cell in table[table.max_row]:
-        cell.font = Font(bold=True)
+    for row in table.iter_rows(min_row=2):
+        if row[0].value.startswith("**"):  # the average over data sets
+            for cell in row:
+                cell.font = Font(bold=True)
     every = list(dict.fromkeys(key for found in splits.values() for row in found.values() for key in row))
     lines = [[name, split, *(row[c] for c in every)] for name, found in splits.items() for split, row in found.items()]
     fill_sheet(workbook.create_sheet("splits"), ["Datasets", "Split", *every], lines, labels=2)
@@ -74,9 +73,11 @@ def write_workbook(
 
 def fill_sheet(sheet: Worksheet, header: list[str], rows: list[list], labels: int) -> None:
     """Write a header and rows whose first `labels` cells are text; an undefined number (NaN) is an empty cell."""
-    sheet.append(header)
-    for row in rows:
-        sheet.append([None if isinstance(v, float) and math.isnan(v) else v for v in row])
+    for row in (header, *rows):
+        sheet.append([None if isinstance(v, float) and math.isnan(v) else v for v in map(sheet_value, row)])
+        for cell in sheet[sheet.max_row]:
+            if isinstance(cell.value, str):
+                cell.data_type = "s"  # never a formula or an error, whatever the text looks like
     for cell in sheet[1]:
         cell.font, cell.fill, cell.alignment = Font(bold=True), HEADER_FILL, Alignment(horizontal="center")
     for line in sheet.iter_rows(min_row=2, min_col=labels + 1):
@@ -86,6 +87,11 @@ def fill_sheet(sheet: Worksheet, header: list[str], rows: list[list], labels: in
         texts = [value for value in cells if isinstance(value, str)]
         sheet.column_dimensions[get_column_letter(number)].width = max(map(len, texts)) + 2
     sheet.freeze_panes = sheet.cell(2, labels + 1)
+
+
+def sheet_value(value: Any) -> Any:
+    """Return a cell's value; a workbook takes no control characters and no bytes that are not UTF-8."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def plot_cmc(path: Path, curves: Mapping[str, np.ndarray]) -> None:

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,65 @@ Metrics = dict[str, float]
 
 FPRS = ("0.0001", "0.001", "0.01")
 COLUMNS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", *(f"TPR@FPR={fpr}" for fpr in FPRS))
+WORKBOOK, PER_QUERY = "results.xlsx", "per_query"
 ALL_AVERAGE = "** all_average **"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The images that the numbers of one split are of.
+
+    queries: all. without_match: those without a gallery image of the same identity from another camera, which take part
+    in no mean. gallery: all its images. distractors: those of them whose identity no query asks for.
+    """
+
+    queries: int
+    without_match: int
+    gallery: int
+    distractors: int
 
 
 @dataclass
 class Results:
     """What an evaluation found, by data set.
 
-    splits: metrics in percent of each split. cmc: the curve of each split, as shares. queries: if asked for, one row
-    for each query of each split.
+    splits: metrics in percent of each split. cmc: the curve of each split, as shares. counts: the images of each split.
+    queries: if asked for, one row for each query of each split.
     """
 
     splits: dict[str, dict[str, Metrics]] = field(default_factory=dict)
     cmc: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    counts: dict[str, dict[str, Counts]] = field(default_factory=dict)
     queries: dict[str, list[QueryRow]] = field(default_factory=dict)
 
     @property
+    def averages(self) -> dict[str, Metrics]:
+        """The mean over the splits of each data set."""
+        return {name: _over(np.mean, splits.values()) for name, splits in self.splits.items()}
+
+    @property
+    def overall(self) -> Metrics:
+        """The mean over the data sets of several splits; where none has several, over all."""
+        return _over(np.mean, [self.averages[name] for name in self._averaged or self.splits])
+
+    @property
+    def _averaged(self) -> list[str]:
+        """The data sets of several splits, which alone take part in the table's averages."""
+        return [name for name, splits in self.splits.items() if len(splits) > 1]
+
+    @property
     def rows(self) -> dict[str, Metrics]:
-        """`X_average` and `X_std` (population) over the splits of each data set, then the average of the averages."""
+        """The table: `X_average` and `X_std` (population) over the splits of X, or one row X for a single split.
+
+        Then the average of the averages, if there are any.
+        """
         rows: dict[str, Metrics] = {}
-        for name, splits in self.splits.items():
-            keys = next(iter(splits.values())).keys()
-            values = {key: [metrics[key] for metrics in splits.values()] for key in keys}
-            rows[f"{name}_average"] = {key: float(np.mean(v)) for key, v in values.items()}
-            rows[f"{name}_std"] = {key: float(np.std(v)) for key, v in values.items()}
-        averages = [rows[f"{name}_average"] for name in self.splits]
-        rows[ALL_AVERAGE] = {key: float(np.mean([row[key] for row in averages])) for key in averages[0]}
-        return rows
+        for name, average in self.averages.items():
+            if name in self._averaged:
+                rows |= {f"{name}_average": average, f"{name}_std": _over(np.std, self.splits[name].values())}
+            else:
+                rows[name] = average
+        return rows | ({ALL_AVERAGE: self.overall} if self._averaged else {})
 
     @property
     def curves(self) -> dict[str, np.ndarray]:
@@ -53,27 +86,54 @@ class Results:
         }
 
     def table(self) -> str:
-        """Return the published pipe table."""
-        rows = [[name, *(metrics[column] for column in COLUMNS)] for name, metrics in self.rows.items()]
-        return tabulate(rows, headers=["Datasets", *COLUMNS], tablefmt="pipe", floatfmt=".2f", numalign="left")
+        """Return the published pipe table, in percent."""
+        rows = [[name, *(f"{metrics[column]:.2f}%" for column in COLUMNS)] for name, metrics in self.rows.items()]
+        return tabulate(rows, headers=["Datasets", *COLUMNS], tablefmt="pipe")
+
+    def counted(self) -> str:
+        """Return a line on the images of each data set; where its splits differ, from the least to the most."""
+        lines = []
+        for name, splits in self.counts.items():
+            every = list(splits.values())
+            queries, without, gallery, distractors = (
+                _span(getattr(counts, field.name) for counts in every) for field in fields(Counts)
+            )
+            lines.append(
+                f"{name}: {len(every)} split(s), {queries} queries ({without} without a match, left out), {gallery} "
+                f"gallery images ({distractors} of people that no query asks for)"
+            )
+        return "\n".join(lines)
 
     def save(self, folder: Path, **about: Any) -> None:
         """Write the results into a folder.
 
-        `results.json` (all metrics in percent, null where undefined, with `about` beside them), `results.txt` (the
-        table), `results.xlsx`, `cmc.png`, and, for data sets with rows of queries, `per_query/<data set>.csv`.
+        `results.json` (all metrics in percent, null where undefined, with `about` beside them, and the images' counts),
+        `results.txt` (the table, and the counts), `results.xlsx`, `cmc.png`, and, for data sets with rows of queries, `per_query/<data set>.csv`.
         """
         splits = {
             name: {split: _valid_json(row) for split, row in found.items()} for name, found in self.splits.items()
         }
         rows = {name: _valid_json(row) for name, row in self.rows.items()}
+        counts = {name: {split: asdict(found) for split, found in every.items()} for name, every in self.counts.items()}
         cmc = {name: (100 * curve).tolist() for name, curve in self.curves.items()}
-        write_json(folder / "results.json", {**about, "results": rows, "splits": splits, "cmc": cmc})
-        write_text(folder / "results.txt", self.table() + "\n")
-        write_workbook(folder / "results.xlsx", self.rows, self.splits, COLUMNS)
+        write_json(folder / "results.json", {**about, "results": rows, "splits": splits, "counts": counts, "cmc": cmc})
+        write_text(folder / "results.txt", f"{self.table()}\n\n{self.counted()}\n")
+        write_workbook(folder / WORKBOOK, self.rows, self.splits, COLUMNS)
         plot_cmc(folder / "cmc.png", self.curves)
         for name, queries in self.queries.items():
-            write_queries(folder / "per_query" / f"{file_stem(name)}.csv", queries)
+            write_queries(folder / PER_QUERY / f"{file_stem(name)}.csv", queries)
+
+
+def _over(statistic: Callable[[list[float]], Any], metrics: Iterable[Metrics]) -> Metrics:
+    """Return a statistic, such as the mean, of each metric."""
+    found = list(metrics)
+    return {key: float(statistic([row[key] for row in found])) for key in found[0]}
+
+
+def _span(values: Iterable[int]) -> str:
+    found = list(values)
+    least, most = min(found), max(found)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _valid_json(metrics: Metrics) -> dict[str, float | None]:

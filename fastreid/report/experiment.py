@@ -114,7 +114,7 @@ def read_experiment(
     experiment = Experiment(
         path,
         tree["title"],
-        Path(tree["output"]) if tree.get("output") else output_folder(path),
+        Path(tree["output"]).expanduser() if tree.get("output") else output_folder(path),
         check_seeds(tree["seeds"] if seeds is None else list(seeds), str(path) if seeds is None else "--seeds"),
         {name: names_in(sets, f"{path}: group {name}") for name, sets in mapping(tree, "groups", str(path)).items()},
         names_in(tree["gap"], f"{path}: gap") if "gap" in tree else (),

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from fastreid.report.experiment import Experiment
 from fastreid.report.experiment_table import GROUP, Measured, Table
 from fastreid.utils.figures import GREY, MARKERS, PALETTE, plt, save_figure, style_of_line, use_style
+from fastreid.utils.fonts import drawable
 
 ROW_HEIGHT = 0.24  # inches for each group of a row
 
@@ -29,7 +30,7 @@ def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
     )
     for column, metric in enumerate(metrics):
         draw_rows(axes[0, column], experiment, table, metric)
-        axes[0, column].set_yticklabels([row.name for row in experiment.rows] if column == 0 else [])
+        axes[0, column].set_yticklabels([drawable(row.name) for row in experiment.rows] if column == 0 else [])
         if experiment.gap:
             draw_gap(axes[1, column], experiment, table, metric)
     entries = legend_entries(axes[0, 0])

@@ -33,7 +33,8 @@ CONSOLE = "console.log"
 POLL = 0.2  # seconds between two looks at the processes
 REPORT_PERIOD = 180.0  # seconds between two lines on what is running
 # Options that a machine asks for, and that change no number: a run may go on with others.
-OF_THE_MACHINE = ("DATALOADER.NUM_WORKERS", "DATALOADER.CACHE", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP")
+CHECKPOINTS = tuple(f"SOLVER.CHECKPOINT_{option}" for option in ("PERIOD", "SAME_AS_EVAL", "KEEP"))
+OF_THE_MACHINE = ("DATALOADER.NUM_WORKERS", "DATALOADER.CACHE", *CHECKPOINTS)
 SHOWN_DIFFERENCES = 5
 
 

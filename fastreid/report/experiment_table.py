@@ -215,7 +215,7 @@ def cells(row: Row, columns: Sequence[Column], table: Table, experiment: Experim
 
 def column_of(column: Column, table: Table, experiment: Experiment) -> list[Measured]:
     """Return what the rows measured in a column."""
-    return [table[row.name, *column] for row in experiment.rows if (row.name, *column) in table]
+    return [table[(row.name, *column)] for row in experiment.rows if (row.name, *column) in table]
 
 
 def has_published(column: Column, table: Table, experiment: Experiment) -> bool:

@@ -51,7 +51,7 @@ def render(runs: Sequence[Run], base: CfgNode, base_name: str, lists: QueryLists
         "style": asset("style.css"),
         "script": asset("script.js"),
     }
-    megabytes = sum(len(part.encode()) for part in parts.values()) / 1e6
+    megabytes = sum(len(part.encode(errors="backslashreplace")) for part in parts.values()) / 1e6
     return Template(asset("template.html")).substitute(parts, footer=footer(megabytes, lists))
 
 

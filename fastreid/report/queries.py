@@ -14,7 +14,7 @@ from torch import nn
 
 from fastreid.config import CfgNode
 from fastreid.data.build import load_test_set
-from fastreid.data.common import read_image
+from fastreid.data.decode import read_image
 from fastreid.engine.defaults import build_from_checkpoint
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists
@@ -41,11 +41,12 @@ class QueryCard:
 
 @dataclass
 class QuerySet:
-    """The queries of one data set that a page shows; `queries` is how many its split has."""
+    """The queries of one data set that a page shows; `queries` is how many its split has, `unmatched` without a match."""
 
     data_set: str
     split: str
     queries: int
+    unmatched: int
     cards: list[QueryCard]
 
 
@@ -135,8 +136,9 @@ def _query_set(name: str, lists: dict[int, tuple[str, list[RankedQuery]]], count
                 card = cards.setdefault(query.path, QueryCard(query.path, query.pid, query.camid))
                 card.lists[run] = query
     ordered = sorted(cards.values(), key=lambda card: min(query.ap or 0.0 for query in card.lists.values()))
-    most = max(len(found) for _, found in lists.values())
-    return QuerySet(name, ", ".join(sorted(splits)), most, ordered)
+    longest = max((found for _, found in lists.values()), key=len)
+    unmatched = sum(query.ap is None for query in longest)
+    return QuerySet(name, ", ".join(sorted(splits)), len(longest), unmatched, ordered)
 
 
 class Thumbnails:

@@ -46,6 +46,8 @@ def queries_section(lists: QueryLists, names: Sequence[str]) -> str:
 def _set(found: QuerySet, names: Sequence[str], thumbnails: Thumbnails) -> str:
     cards = "".join(_card(card, found.data_set, names, thumbnails) for card in found.cards)
     shown = f"{len(found.cards)} of {found.queries:,} queries: those of the lowest and the highest average precision"
+    if found.unmatched:
+        shown += f"; {found.unmatched:,} have no true match in the gallery, and so none"
     return (
         f'<section class="query-set" data-set="{text(found.data_set)}"><h3>{text(found.data_set)}</h3>'
         f'<p class="note">{text(found.split)}, {shown}</p><div class="cards">{cards}</div></section>'

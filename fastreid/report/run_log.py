@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from statistics import fmean
 
+from fastreid.evaluation.results import ALL_AVERAGE
+
+ROWS = ("_average", "_std", ALL_AVERAGE)  # how the names of a table's rows end, but for data sets with one split
 Rows = dict[str, dict[str, float]]
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -18,7 +22,7 @@ PROGRESS = re.compile(r"\biter(:?) +(\d+)(?:/(\d+))?")
 
 @dataclass
 class Evaluation:
-    """One table of results: metrics in percent by the table's row (`X_average`, `X_std`, `** all_average **`).
+    """One table of results: metrics in percent by row: `X_average`, `X_std`, `** all_average **` (see `with_averages`).
 
     iteration: how many training iterations were done; None for a test outside of training.
     """
@@ -78,11 +82,24 @@ def parse_table(lines: list[str]) -> Rows:
     if len(cells) < 3 or cells[0][0] != "Datasets":
         return {}
     names = cells[0][1:]
-    return {
+    return with_averages({
         row[0]: {name: percentage(text) for name, text in zip(names, row[1:])}
         for row in cells[2:]
         if len(row) == len(names) + 1
-    }
+    })
+
+
+def with_averages(rows: Rows) -> Rows:
+    """Return a table's rows with those that it leaves out where data sets have one split.
+
+    The row `X` of such a data set is its `X_average` here. Where all are such, their mean is `** all_average **`.
+    """
+    single = {row for row in rows if not row.endswith(ROWS)}
+    named = {f"{row}_average" if row in single else row: metrics for row, metrics in rows.items()}
+    if single and len(single) == len(rows):
+        metrics = dict.fromkeys(key for row in rows.values() for key in row)
+        named[ALL_AVERAGE] = {key: fmean(row.get(key, math.nan) for row in rows.values()) for key in metrics}
+    return named
 
 
 def percentage(text: str) -> float:

@@ -13,8 +13,9 @@ from typing import Any
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.evaluation.results import ALL_AVERAGE
-from fastreid.report.run_log import Evaluation, Rows, parse_log
+from fastreid.report.run_log import Evaluation, Rows, parse_log, with_averages
 from fastreid.utils.errors import UserError
+from fastreid.utils.files import walk_folders
 from fastreid.utils.plots import Records, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -76,14 +77,14 @@ class Run:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return every folder at or below `root` that holds a file of a run, in name order.
+    """Return every folder at or below `root`, links followed, that holds a file of a run, in name order, each once.
 
     Raises:
         UserError: there is no such folder.
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}: give the folder that holds the runs' output folders, such as logs")
-    return sorted({path.parent for name in RUN_FILES for path in root.rglob(name) if path.is_file()})
+    return sorted(folder for folder, names in walk_folders(root) if any(name in RUN_FILES for name in names))
 
 
 def read_run(folder: Path, name: str = "") -> Run:
@@ -129,10 +130,7 @@ def _read_config(run: Run, path: Path) -> None:
 
 
 def _read_metrics(run: Run, path: Path) -> None:
-    try:
-        run.records = read_metrics(path)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:  # what lines that are no records lead to
-        raise UserError(f"{path} is not a list of records with an `iteration` ({type(error).__name__})") from error
+    run.records = read_metrics(path)
     if not run.records and path.stat().st_size:
         raise UserError(f"{path}: no line of it is a JSON record")
     if not run.records:
@@ -172,13 +170,13 @@ def _read_results(run: Run, path: Path) -> None:
     """Let the last evaluation be that of results.json, which has all metrics with all digits."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        rows = {
+        rows = with_averages({
             row: {key: math.nan if value is None else float(value) for key, value in metrics.items()}
             for row, metrics in content.pop("results").items()
-        }
+        })
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path} does not hold results ({type(error).__name__}: {error})") from error
-    about = {key: value for key, value in content.items() if key not in ("splits", "cmc")}
+    about = {key: value for key, value in content.items() if key not in ("splits", "cmc", "counts")}
     iteration, last = about.get("iteration"), run.evaluations[-1] if run.evaluations else None
     # A trained run that is started again only tests: its log has a table without an iteration.
     if last is not None and (last.iteration == iteration or (last.iteration is None and iteration == run.done)):
@@ -192,11 +190,10 @@ def _read_results(run: Run, path: Path) -> None:
 
 def run_names(folders: Iterable[Path], root: Path | None = None) -> list[str]:
     """Return a name for each folder: its path below `root`, or as few of its last parts as tell them all apart."""
-    resolved = [folder.resolve() for folder in folders]
+    folders = list(folders)
     if root is not None:
-        return [
-            path.relative_to(root.resolve()).as_posix() if path != root.resolve() else path.name for path in resolved
-        ]
+        return [(folder.relative_to(root).as_posix() if folder != root else root.resolve().name) for folder in folders]
+    resolved = [folder.resolve() for folder in folders]
     for depth in range(1, max((len(path.parts) for path in resolved), default=1) + 1):
         names = ["/".join(path.parts[-depth:]) for path in resolved]
         if len(set(names)) == len(set(resolved)):

@@ -51,14 +51,15 @@ def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer 
     """Return the SGD optimizer called `which`, whose state has one group per parameter as published checkpoints do.
 
     "main": every trained parameter but the gates, with momentum and weight decay; learning rate BASE_LR times the
-    factors for biases, backbone and heads. "norm": the gates, without either, at BASE_LR x LR_FACTOR.GATE; None for a
-    model that has no gates.
+    factors for biases, backbone and heads. "norm": the gates, at BASE_LR x LR_FACTOR.GATE, with MOMENTUM_NORM and
+    WEIGHT_DECAY_NORM; None for a model that has no gates.
     """
     solver = cfg.SOLVER
     if which == "norm":
         lr = solver.BASE_LR * cfg.META.SOLVER.LR_FACTOR.GATE
         groups = [{"name": name, "params": [p], "lr": lr} for name, p in gate_parameters(model).items()]
-        return MergedSGD(groups, lr=lr) if groups else None
+        options = {"lr": lr, "momentum": solver.MOMENTUM_NORM, "weight_decay": solver.WEIGHT_DECAY_NORM}
+        return MergedSGD(groups, **options) if groups else None
     if which != "main":
         raise ValueError(f'an optimizer is called "main" or "norm"; found {which!r}')
     groups = []

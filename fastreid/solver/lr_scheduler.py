@@ -16,7 +16,10 @@ from fastreid.utils.errors import UserError
 
 
 class Schedule(LRScheduler):
-    """Base class: a schedule whose state has one rate per parameter, as published checkpoints do."""
+    """Base class: a schedule whose state has one rate per parameter, as published checkpoints do.
+
+    A checkpoint's state decides nothing but the iteration: rates are those of the present options.
+    """
 
     PER_GROUP = ("base_lrs", "_last_lr")
 
@@ -25,8 +28,14 @@ class Schedule(LRScheduler):
         return state | {name: self.optimizer.per_parameter(state[name]) for name in self.PER_GROUP}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        rates = {name: self.optimizer.per_group(state_dict[name]) for name in self.PER_GROUP if name in state_dict}
-        super().load_state_dict({**state_dict, **rates})
+        self.go_to(int(state_dict["last_epoch"]))
+
+    def go_to(self, iteration: int) -> None:
+        """Give the optimizer the rates of an iteration."""
+        self.last_epoch = iteration
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr):
+            group["lr"] = rate
 
 
 class WarmupLR(Schedule):
@@ -100,15 +109,15 @@ class ConstantLR(WarmupLR):
 
 
 class TriangularLR(Schedule):
-    """A triangular cycle (Smith, arXiv 1506.01186) between rate / ratio and rate x ratio."""
+    """A triangular cycle (Smith, arXiv 1506.01186) between two rates, which rises for half of its `period` iterations."""
 
-    def __init__(self, optimizer: MergedSGD, period: int, up_ratio: float, ratio: float):
-        self.period, self.up_ratio, self.ratio = period, up_ratio, ratio
+    def __init__(self, optimizer: MergedSGD, period: int, low: float, high: float):
+        self.period, self.low, self.high = period, low, high
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        rise = triangle(self.last_epoch, self.period, self.up_ratio)
-        return [lr / self.ratio + (lr * self.ratio - lr / self.ratio) * rise for lr in self.base_lrs]
+        rate = self.low + (self.high - self.low) * triangle(self.last_epoch, self.period, 0.5)
+        return [rate] * len(self.base_lrs)
 
 
 def triangle(step: int, period: int, up_ratio: float) -> float:
@@ -117,15 +126,13 @@ def triangle(step: int, period: int, up_ratio: float) -> float:
     return position / top if position < top else (period - position) / (period - top)
 
 
-def cycle_period(cfg) -> int:
-    """Return the meta steps in one period of the inner step's cycle: iterations per epoch / PERIOD_PER_EPOCH, at least 2."""
-    per_epoch = cfg.META.SOLVER.LR_FACTOR.META_CYCLIC_PERIOD_PER_EPOCH
-    if per_epoch <= 0 or cfg.SOLVER.ITERS_PER_EPOCH <= 0:
+def cycle_period(iters_per_epoch: int, per_epoch: float, option: str) -> int:
+    """Return the steps in one period of a cycle that is gone through `per_epoch` (`option`) times an epoch, at least 2."""
+    if per_epoch <= 0 or iters_per_epoch <= 0:
         raise UserError(
-            "the cycle of the inner step needs SOLVER.ITERS_PER_EPOCH and META.SOLVER.LR_FACTOR."
-            f"META_CYCLIC_PERIOD_PER_EPOCH above 0; found {cfg.SOLVER.ITERS_PER_EPOCH} and {per_epoch}"
+            f"a cycle needs SOLVER.ITERS_PER_EPOCH and {option} above 0; found {iters_per_epoch} and {per_epoch}"
         )
-    return max(2, int(cfg.SOLVER.ITERS_PER_EPOCH / per_epoch))
+    return max(2, int(iters_per_epoch / per_epoch))
 
 
 class InnerRatio:
@@ -142,7 +149,8 @@ class InnerRatio:
         if not self.fixed:
             self.low = node.META_CYCLIC_MIDDLE_LR / node.META_CYCLIC_RATIO
             self.high = node.META_CYCLIC_MIDDLE_LR * node.META_CYCLIC_RATIO
-            self.up_ratio, self.period = node.META_CYCLIC_UP_RATIO, cycle_period(cfg)
+            self.up_ratio, option = node.META_CYCLIC_UP_RATIO, "META_CYCLIC_PERIOD_PER_EPOCH"
+            self.period = cycle_period(cfg.SOLVER.ITERS_PER_EPOCH, node[option], f"META.SOLVER.LR_FACTOR.{option}")
 
     @property
     def value(self) -> float:
@@ -165,9 +173,8 @@ class InnerRatio:
 def build_lr_scheduler(cfg, optimizer: MergedSGD, which: str) -> LRScheduler:
     """Return the schedule of the optimizer called `which`, "main" or "norm".
 
-    `SOLVER.SCHED` is the main one. `META.SOLVER.NORM_SCHEDULER` is the gates': "equal" is constant, "same" the main
-    schedule, "no_warm" the same without warm-up, "cyclic" the inner step's triangle around the gates' rate.
-    Iterations, not epochs, are expected in `cfg`.
+    `SOLVER.SCHED` is the main one. `SOLVER.NORM_SCHEDULER` is the gates': "equal" is constant, "same" the main schedule,
+    "no_warm" the same without warm-up, "cyclic" a triangle between `SOLVER.CYCLIC_MIN_LR` and `CYCLIC_MAX_LR`. Iterations, not epochs, are expected in `cfg`.
     """
     solver = cfg.SOLVER
     warmup = {
@@ -176,16 +183,17 @@ def build_lr_scheduler(cfg, optimizer: MergedSGD, which: str) -> LRScheduler:
         "warmup_method": solver.WARMUP_METHOD,
     }
     if which == "norm":
-        kind = cfg.META.SOLVER.NORM_SCHEDULER
+        kind = solver.NORM_SCHEDULER
         if kind == "equal":
             return ConstantLR(optimizer, **{**warmup, "warmup_iters": 0})
         if kind == "cyclic":
-            factor = cfg.META.SOLVER.LR_FACTOR
-            return TriangularLR(optimizer, cycle_period(cfg), factor.META_CYCLIC_UP_RATIO, factor.META_CYCLIC_RATIO)
+            option = "CYCLIC_PERIOD_PER_EPOCH"
+            period = cycle_period(solver.ITERS_PER_EPOCH, solver[option], f"SOLVER.{option}")
+            return TriangularLR(optimizer, period, solver.CYCLIC_MIN_LR, solver.CYCLIC_MAX_LR)
         if kind == "no_warm":
             warmup["warmup_iters"] = 0
         elif kind != "same":
-            raise UserError(f"META.SOLVER.NORM_SCHEDULER must be equal, same, no_warm or cyclic; found {kind!r}")
+            raise UserError(f"SOLVER.NORM_SCHEDULER must be equal, same, no_warm or cyclic; found {kind!r}")
     if solver.SCHED == "WarmupMultiStepLR":
         return WarmupMultiStepLR(optimizer, [int(s) for s in solver.STEPS], solver.GAMMA, **warmup)
     if solver.SCHED == "WarmupCosineAnnealingLR":

@@ -7,7 +7,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-# What a checkpoint decides; how a step is computed is this program's and this machine's business.
+# Of a group in a checkpoint; how a step is computed is this program's and this machine's business.
 HYPER_PARAMETERS = ("lr", "initial_lr", "momentum", "dampening", "weight_decay", "nesterov")
 FUSED_DEVICES = ("cpu", "cuda")
 
@@ -76,23 +76,16 @@ class MergedSGD(torch.optim.SGD):
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state with one group per parameter.
+        """Take over the momentum of a state with one group per parameter; rates, decay and the like stay the config's.
 
         Raises:
-            ValueError: it is of another number of parameters, or of groups that differ where these do not.
+            ValueError: it is of another number of parameters.
         """
         given = state_dict["param_groups"]
         if [group["params"] for group in given] != [[i] for i in range(len(self.group_of))]:
             raise ValueError(f"expected {len(self.group_of)} groups of one parameter, found {len(given)} groups")
-        own = super().state_dict()
-        for i, group in enumerate(self.group_of):
-            values = {name: given[i][name] for name in HYPER_PARAMETERS if name in given[i]}
-            first = self.group_of.index(group)
-            if any(given[first].get(name) != value for name, value in values.items()):
-                raise ValueError(f"parameters {first} and {i} have the same learning rate and decay here, but not in the file")
-            own["param_groups"][group].update(values)
         state = {at: state_dict["state"][i] for i, at in enumerate(self._position) if i in state_dict["state"]}
-        super().load_state_dict({"state": state, "param_groups": own["param_groups"]})
+        super().load_state_dict({"state": state, "param_groups": super().state_dict()["param_groups"]})
         for parameter, values in self.state.items():
             for entry, value in values.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -106,10 +99,6 @@ class MergedSGD(torch.optim.SGD):
     def per_parameter(self, values: list[float]) -> list[float]:
         """Return a value for each parameter from one for each merged group."""
         return [values[group] for group in self.group_of]
-
-    def per_group(self, values: list[float]) -> list[float]:
-        """Return a value for each merged group from one for each parameter."""
-        return [values[self.group_of.index(group)] for group in range(len(self.param_groups))]
 
 
 def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:

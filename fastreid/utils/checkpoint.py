@@ -9,9 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,14 @@ from torch import Tensor, nn
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_bytes, write_json, write_text
 from fastreid.utils.processes import process_rank
+from fastreid.utils.tensor_files import DamagedFileError, load_tensors, named_tensors
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last_checkpoint"
 HISTORY = "checkpoints.json"
 BEST = "model_best"
+FINAL = "model_final"
 NUMBERED = re.compile(r"model_\d{7,}\.pth")
 CLASSIFIER = "heads.classifier_fc.weight"
 
@@ -35,10 +35,6 @@ CLASSIFIER = "heads.classifier_fc.weight"
 def checkpoint_name(iteration: int) -> str:
     """Return the name, without suffix, of the checkpoint after an iteration."""
     return f"model_{iteration:07d}"
-
-
-class DamagedFileError(UserError):
-    """A PyTorch file is cut short or changed; its content cannot be used."""
 
 
 class Checkpointer:
@@ -79,7 +75,8 @@ class Checkpointer:
             # By way of memory: writing to a full disk, torch.save raises RuntimeError, which could be anything.
             buffer = io.BytesIO()
             torch.save(content, buffer)
-            write_bytes(path, buffer.getbuffer())
+            # Not getbuffer: a view that an error's traceback keeps is a BufferError when Python 3.13 ends the buffer.
+            write_bytes(path, buffer.getvalue())
             logger.info(f"saved {path}")
         return path
 
@@ -92,9 +89,12 @@ class Checkpointer:
                 (self.folder / name).unlink(missing_ok=True)
 
     def load(self, path: Path, trust: bool = False) -> None:
-        """Start from the weights of a checkpoint; its classifier is left out if it is of other identities."""
+        """Start from the weights of a checkpoint; the classifier starts anew if it has none, or one of other identities."""
         content = read_checkpoint(path, trust)
-        if self.other_identities(content) or self.classifier_shape(content["model"]) != self.classifier_shape():
+        if self.classifier_shape(content["model"]) is None and self.classifier_shape() is not None:
+            logger.warning(f"{path} has no classifier: the classifier starts anew")
+            content["model"][CLASSIFIER] = self.model.state_dict()[CLASSIFIER]
+        elif self.other_identities(content) or self.classifier_shape(content["model"]) != self.classifier_shape():
             content = self.with_new_classifier(path, content)
         load_weights(self.model, content["model"], path)
 
@@ -231,7 +231,7 @@ def read_last(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]] 
 def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     """Return the content of a checkpoint; a file that holds only weights becomes {"model": weights}.
 
-    DataParallel's prefix `module.` is taken off the names.
+    Their names are those of the plain model: see `named_tensors`.
 
     Args:
         trust: take a file that could run code while it is read.
@@ -242,55 +242,22 @@ def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: check the path, or train first (the README says where trained models go)")
     content = load_tensors(path, trust)
-    if isinstance(content, dict) and content:
-        content = content if isinstance(content.get("model"), dict) else {"model": content}
-        if all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content["model"].items()):
-            weights = {name.removeprefix("module."): value for name, value in content["model"].items()}
-            return {**content, "model": weights}
-    raise UserError(f"{path} is not a checkpoint: expected a `model` entry with tensors by name")
-
-
-def load_tensors(path: Path, trust: bool = False) -> Any:
-    """Return the content of a PyTorch file, which may hold nothing that could run code, unless `trust` is given.
-
-    Raises:
-        UserError: the file is damaged (DamagedFileError), or holds anything but tensors and plain values.
-    """
-    try:
-        check_sums(path)
-        return torch.load(path, map_location="cpu", weights_only=not trust)
-    except Exception as error:  # torch.load raises whatever its unpickler meets, from EOFError to KeyError
-        refused = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and refused:
-            raise UserError(
-                f"{path} is refused: it holds {refused[1]}, not only tensors and plain values, and reading it could run "
-                "any code. If you trust where it comes from, add --trust-checkpoint, or save its tensors anew"
-            ) from error
-        raise DamagedFileError(
-            f"{path} is damaged, or not a PyTorch file of tensors and plain values ({type(error).__name__}): use another file"
-        ) from error
-
-
-def check_sums(path: Path) -> None:
-    """Compare the content of a PyTorch file with the check sums in it, which torch.load does not look at.
-
-    Raises:
-        zipfile.BadZipFile: it was changed. Files of PyTorch before 1.6 have none.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-        if bad is not None:
-            raise zipfile.BadZipFile(f"the check sum of {bad} is wrong")
+    weights = named_tensors(content)
+    if weights is None:
+        raise UserError(f"{path} is not a checkpoint: expected a `model` or `state_dict` entry with tensors by name")
+    return {**(content if isinstance(content.get("model"), dict) else {}), "model": weights}
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Load every tensor of `weights` into the model.
 
+    The counters `num_batches_tracked`, on which no feature depends, may be missing, as in files of PyTorch before 0.4.1.
+
     Raises:
         UserError: a tensor is missing, left over or of another shape, so the file is of another architecture.
     """
     own = model.state_dict()
+    weights = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")} | weights
     problems = [f"it has no {name}" for name in own if name not in weights]
     problems += [f"it has {name} besides" for name in weights if name not in own]
     problems += [

@@ -12,8 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first: servers have no screen
 import seaborn as sns  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
 from fastreid.utils.files import atomic_path  # noqa: E402
+from fastreid.utils.fonts import drawable, fallback_families  # noqa: E402
 
 __all__ = ["GREY", "MARKERS", "PALETTE", "SEQUENTIAL", "panel_grid", "plt", "save_figure", "style_of_line", "use_style"]
 
@@ -29,7 +31,8 @@ SIZES = {"axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytic
 def use_style() -> None:
     """Set colours, grid and font sizes of the figures that are made from now on."""
     # Type 42: text in a PDF stays text, which can be searched and edited.
-    sns.set_theme(style="whitegrid", palette=PALETTE, rc=SIZES | {"pdf.fonttype": 42, "text.parse_math": False})
+    fonts = {"pdf.fonttype": 42, "text.parse_math": False, "font.family": ["sans-serif", *fallback_families()]}
+    sns.set_theme(style="whitegrid", palette=PALETTE, rc=SIZES | fonts)
 
 
 def style_of_line(position: int, styles: Sequence[str]) -> str:
@@ -56,11 +59,13 @@ def panel_grid(
 
 
 def save_figure(figure: Figure, path: Path, suffixes: tuple[str, ...] = (".png",)) -> None:
-    """Write a figure as `path` with each of the suffixes, and close it.
+    """Write a figure as `path` with each of the suffixes, and close it; letters that no font has are escaped.
 
     Raises:
         UserError: the folder cannot be written to.
     """
+    for text in figure.findobj(Text):
+        text.set_text(drawable(text.get_text()))
     for suffix in suffixes:
         with atomic_path(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, dpi=DPI)

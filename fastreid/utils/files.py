@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import logging
 import os
 import shutil
+import stat
 import uuid
+from collections import deque
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from fastreid.utils.errors import UserError
+from fastreid.utils.text import spreadsheet_text
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -28,7 +36,7 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
         UserError: the folder cannot be made or written to; an existing file at `path` is as it was.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp{path.suffix}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -39,9 +47,52 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
                 sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block, which writes `path`, into a UserError that says so."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write {path} ({reason}): check the folder, its permissions and space") from error
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of this program by its fixed name, and return the descriptor; no link leads to another file.
+
+    Where others may write, as in a shared folder, they could have put a link there, to a file of this user.
+
+    Raises:
+        UserError: it is a link, has a second name, or is no regular file.
+        OSError: it cannot be opened.
+    """
+    refused = UserError(f"{path} is a link, or no file of one name: it is not written to, as others may have put it there; remove it")
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise refused from error
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise refused
+    return descriptor
+
+
+def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise UserError if the file that a command will write is one that it reads, by whatever name."""
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UserError(f"--output {output} is {path}, which this command reads and would replace: choose another name")
+
+
+def require_folder(output: Path) -> None:
+    """Raise UserError if what a command will make a folder, or write into, is a file."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file, expected a folder to write into: choose another name")
 
 
 def sync(path: Path) -> None:
@@ -59,7 +110,7 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a file as a whole, and durably.
 
     Raises:
@@ -78,9 +129,9 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str, durable: bool = False) -> None:
-    """Write a text file as a whole."""
+    """Write a text file as a whole; bytes of names that are not UTF-8 are escaped."""
     with atomic_path(path, durable) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
@@ -89,15 +140,53 @@ def write_json(path: Path, value: Any, durable: bool = False) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with the same keys, which are the header, as CSV; None is an empty field.
+    """Write rows with the same keys, which are the header, as CSV: see `write_rows`."""
+    header = list(rows[0]) if rows else []
+    write_rows(path, header, ([row[key] for key in header] for row in rows))
+
+
+def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write CSV; None is an empty field, and no text is one that a spreadsheet would run as a formula.
 
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+    options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic_path(path) as temporary, temporary.open("w", **options) as file:
+        writer = csv.writer(file)
+        for row in chain([header], rows):
+            writer.writerow(spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in row)
+
+
+def home_path(text: str) -> Path:
+    """Return a path of a command line, ~ standing for the home folder: shells leave it in --option=~/x and in quotes."""
+    return Path(text).expanduser()
+
+
+def walk_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder at or below `root`, links followed, with the names of its files and broken links.
+
+    A folder that can be reached in several ways comes once, by its own name if that is below `root`. One that cannot be
+    listed is passed over with a warning.
+    """
+    seen: set[tuple[int, int]] = set()
+    roots = deque([root])
+    while roots:
+        for place, folders, names in os.walk(roots.popleft(), onerror=warn_of_folder):
+            state = os.stat(place)
+            if (state.st_dev, state.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            folders.sort()
+            # Later, so that what a link leads to goes by its own name.
+            roots.extend(Path(place, folder) for folder in folders if Path(place, folder).is_symlink())
+            yield Path(place), names
+
+
+def warn_of_folder(error: OSError) -> None:
+    """Log that a folder cannot be listed."""
+    logger.warning(f"passed over the folder {error.filename}, which cannot be listed ({error.strerror})")
 
 
 def file_stem(name: str) -> str:

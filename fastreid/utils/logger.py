@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from termcolor import colored
 
@@ -32,6 +34,26 @@ class ConsoleFormatter(logging.Formatter):
         return f"{message}\n{self.formatException(record.exc_info)}" if record.exc_info else message
 
 
+def show_any_name(stream: TextIO) -> None:
+    """Let a console show names that it cannot encode, of other bytes than UTF-8 or letters than its own, with escapes."""
+    if isinstance(stream, io.TextIOWrapper):  # not one that a test or a notebook put in its place
+        stream.reconfigure(errors="backslashreplace")
+
+
+class LogFile(logging.FileHandler):
+    """`log.txt`, without which the command goes on when it cannot be written any more."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            sys.stderr.write(f"cannot write {self.baseFilename} ({error.strerror}): the log goes on here alone\n")
+
+
 def setup_logger(folder: Path | None = None) -> None:
     """Send this package's log to the console and, from now on, to `<folder>/log.txt` too.
 
@@ -45,6 +67,7 @@ def setup_logger(folder: Path | None = None) -> None:
     logger.setLevel(logging.WARNING if rank else logging.INFO)
     logger.propagate = False
     if not logger.handlers:
+        show_any_name(sys.stdout)
         console = logging.StreamHandler(sys.stdout)
         console.setFormatter(ConsoleFormatter(sys.stdout.isatty(), rank))
         logger.addHandler(console)
@@ -52,7 +75,7 @@ def setup_logger(folder: Path | None = None) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file = LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"cannot write to the output folder {folder} ({error.strerror}): choose another OUTPUT_DIR") from error
     file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))

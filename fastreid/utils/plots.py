@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fastreid.utils.errors import UserError
 from fastreid.utils.figures import plt, save_figure, style_of_line, use_style
 
 Records = list[dict[str, float]]
@@ -14,15 +15,23 @@ def read_metrics(path: Path) -> Records:
     """Return the records of a `metrics.json`; of two for one iteration (a resumed run) the later value holds.
 
     A line that a killed run left half-written is passed over; its iterations are run, and recorded, again.
+
+    Raises:
+        UserError: the file holds something else.
     """
     merged: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        merged.setdefault(record["iteration"], {}).update(record)
-    return [merged[iteration] for iteration in sorted(merged)]
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            merged.setdefault(record["iteration"], {}).update(record)
+        return [merged[iteration] for iteration in sorted(merged)]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # what lines that are no records lead to
+        raise UserError(
+            f"{path} is not a list of records with an `iteration` ({type(error).__name__}): rename or remove it"
+        ) from error
 
 
 def plot_result(metrics: Path, output: Path) -> None:

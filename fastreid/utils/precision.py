@@ -1,4 +1,4 @@
-"""When and in which type training and testing compute in half precision (`SOLVER.AMP`)."""
+"""When and in which type training computes in half precision (`SOLVER.AMP`); tests are in float32."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def uses_amp(cfg, device: torch.device) -> bool:
-    """Tell whether half precision is used: if it is asked for, but not where a CUDA config runs on the CPU.
+    """Tell whether half precision is used: if `SOLVER.AMP` asks for it, and on the CPU `SOLVER.AMP_ON_CPU` too.
 
-    Such a config was not written for the CPU, where half precision is slow on older machines.
+    Configs are written for GPUs; on the CPU half precision is slow on older machines.
     """
-    return cfg.SOLVER.AMP and not (device.type == "cpu" and cfg.MODEL.DEVICE.startswith("cuda"))
+    return cfg.SOLVER.AMP and (device.type != "cpu" or cfg.SOLVER.AMP_ON_CPU)
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from fastreid.config import get_cfg
-from fastreid.data.build import load_test_set, load_training_data
+from fastreid.data.build import load_test_set, load_training_data, meta_names
 from fastreid.engine.compile import learning_only
 from fastreid.engine.defaults import DefaultTrainer
 from fastreid.engine.hooks import SchedulerStep
@@ -139,7 +139,7 @@ def test_the_domains_of_a_meta_batch_have_equal_shares_and_enough_are_meta_train
     if not cfg.META.DATA.NAMES:
         assert not trainer.has_meta_step
         return
-    assert cfg.META.DATA.NAMES == cfg.DATASETS.NAMES
+    assert meta_names(cfg) == cfg.DATASETS.NAMES
     domains, meta = num_domains(cfg), cfg.META.DATA
     assert meta.MTRAIN_MINI_BATCH % (domains * meta.MTRAIN_NUM_INSTANCE) == 0
     assert cfg.SOLVER.IMS_PER_BATCH % cfg.DATALOADER.NUM_INSTANCE == 0

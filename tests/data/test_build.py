@@ -12,6 +12,7 @@ from PIL import Image
 
 from fastreid.config import get_cfg
 from fastreid.data import build_test_loader, build_train_loaders, load_test_set, load_training_data
+from fastreid.data.build import meta_names
 from fastreid.utils.errors import UserError, run_command
 
 
@@ -212,6 +213,12 @@ def test_a_missing_or_empty_source_is_an_error(root, monkeypatch):
 def test_meta_sources_must_be_sources(root):
     message = error_of("META.DATA.NAMES", "('folder:x', 'folder:q')")
     assert message.startswith("META.DATA.NAMES must be out of DATASETS.NAMES ") and "; found folder:q. " in message
+
+
+def test_dg_is_all_sources():
+    assert meta_names(config("META.DATA.NAMES", "DG")) == ("folder:x", "folder:y", "folder:z")
+    assert meta_names(config("META.DATA.NAMES", "folder:y")) == ("folder:y",)
+    assert meta_names(config("META.DATA.NAMES", "")) == ()
 
 
 def test_batches_that_do_not_fit_the_data_are_errors(root):

@@ -13,9 +13,10 @@ from PIL import Image
 
 from fastreid.config import get_cfg
 from fastreid.data import cache as cache_module
+from fastreid.data import decode
 from fastreid.data.build import build_loader, build_sampler, build_test_loader, build_train_loaders, number_items
 from fastreid.data.cache import CachedImages, ImageCache, open_cache
-from fastreid.data.common import read_image
+from fastreid.data.decode import read_image
 from fastreid.data.datasets.bases import Items
 from fastreid.data.transforms import build_resize
 from fastreid.utils.errors import UserError
@@ -284,3 +285,47 @@ def test_the_log_says_how_much_is_stored(tmp_path, caplog, monkeypatch):
         reopen(tmp_path / "cache", paths)
     assert isinstance(cache, ImageCache)
     assert "0 of 12 images stored" in caplog.messages[0] and "1 of 12 images stored" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("plant", [os.symlink, os.link])
+@pytest.mark.parametrize("suffix", [".lock", ".pixels", ".seals", ".pixels.tmp"])
+def test_a_link_planted_in_a_shared_folder_is_not_written_through(tmp_path, plant, suffix):
+    paths = draw_images(tmp_path / "set", number=2)
+    size = {".pixels": 2 * SIZE[0] * SIZE[1] * 3, ".seals": 16}.get(suffix, 8)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"x" * size)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    plant(victim, folder / (suffix if suffix == ".lock" else cache_module.cache_name(paths, SIZE) + suffix))
+    if suffix == ".pixels.tmp":  # an earlier name of what is being made
+        all_pixels(reopen(folder, paths))
+    else:
+        with pytest.raises(UserError, match="is a link"):
+            reopen(folder, paths)
+    assert victim.read_bytes() == b"x" * size
+
+
+def test_pixels_of_another_decoder_are_decoded_again(tmp_path, count_decoding, monkeypatch):
+    paths = draw_images(tmp_path / "set")
+    all_pixels(reopen(tmp_path / "cache", paths))
+    count_decoding.clear()
+    monkeypatch.setattr(cache_module, "DECODER_SALT", bytes(16))
+    np.testing.assert_array_equal(all_pixels(reopen(tmp_path / "cache", paths)), plain(paths))
+    assert count_decoding == paths.tolist()
+
+
+@pytest.mark.parametrize("name", ["DECODER", "PIL.__version__"])
+def test_the_cache_knows_its_decoder_and_its_libraries(name, monkeypatch):
+    before = decode.decoder_name()
+    monkeypatch.setattr(f"fastreid.data.decode.{name}", "another")
+    assert decode.decoder_name() != before
+
+
+def test_a_cached_photo_is_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 24, 3), dtype=np.uint8))
+    image.save(tmp_path / "a.png", exif=exif)
+    cache = open_cache("ram", np.array([str(tmp_path / "a.png")]), (24, 12))
+    expected = image.transpose(Image.Transpose.ROTATE_270)
+    np.testing.assert_array_equal(np.asarray(cache.image(0)), np.asarray(expected))

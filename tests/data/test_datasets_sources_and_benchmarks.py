@@ -1,5 +1,6 @@
 """Market-1501, DukeMTMC-reID, CUHK02, CUHK03, CUHK-SYSU and MSMT17 in tiny layouts."""
 
+import json
 import time
 from pathlib import Path
 
@@ -147,8 +148,54 @@ def test_cuhk03_image_in_query_and_gallery_is_one_item(tmp_path):
     assert len(test.items) == 3 and split.query[1] == split.gallery[0]
 
 
+def test_cuhk03_protocol_without_cameras_takes_them_from_the_names(tmp_path):
+    cuhk03(tmp_path)
+    expected = build_dataset("CUHK03", tmp_path)
+    expected_rows = [rows(expected.train()), rows(expected.test().items)]
+    cuhk03(tmp_path, camId=None)
+    found = build_dataset("CUHK03", tmp_path)
+    assert [rows(found.train()), rows(found.test().items)] == expected_rows
+    cuhk03(tmp_path, camId=None, filelist=np.array(["a.png", *CUHK03_FILES[1:]], dtype=object))
+    with pytest.raises(UserError, match=r"without camId .* found a\.png"):
+        build_dataset("CUHK03", tmp_path).train()
+
+
+def published_split(root: Path) -> tuple[Path, dict]:
+    """The 767/700 split as the published program writes it, with paths of another machine."""
+    cuhk03(root)
+    places = ["/home/someone/cuhk03/images_detected/", "D:\\cuhk03\\images_detected\\"]
+    images = [[f"{places[number % 2]}{name}", number // 2, number % 2] for number, name in enumerate(CUHK03_FILES)]
+    split = {"train": images[:2], "query": images[2:3], "gallery": images[3:], "num_train_pids": 1}
+    return root / "cuhk03" / "splits_new_detected.json", split
+
+
+def test_cuhk03_split_file_of_the_published_program_is_read(tmp_path):
+    path, split = published_split(tmp_path)
+    path.write_text(json.dumps([split]))
+    data = build_dataset("CUHK03", tmp_path)
+    assert rows(data.train()) == [("1_001_1_01.png", 0, 0), ("1_001_2_06.png", 0, 1)]
+    test = data.test()
+    assert rows(test.items[test.splits[0].query]) == [("1_002_1_01.png", 1, 0)]
+    assert rows(test.items[test.splits[0].gallery]) == [("1_002_2_06.png", 1, 1), ("1_003_2_06.png", 2, 0)]
+    for wrong in ([], [split, split], [split | {"query": [["1_002_1_01.png"]]}], [{"train": []}], [split | {"query": 3}]):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match="splits_new_detected.json cannot be used: expected one split, .*rows"):
+            build_dataset("CUHK03", tmp_path).test()
+    path.write_text(json.dumps([split | {"gallery": [["1_009_1_01.png", 2, 1]]}]))
+    with pytest.raises(UserError, match="lacks 1 of the 4 images that splits_new_detected.json names, .*1_009_1_01.png"):
+        build_dataset("CUHK03", tmp_path).test()
+
+
+def test_cuhk03_classic_splits_of_the_published_program_are_read(tmp_path):
+    _, split = published_split(tmp_path)
+    (tmp_path / "cuhk03" / "splits_classic_detected.json").write_text(json.dumps([split] * 20))
+    test = build_dataset("CUHK03_classic", tmp_path).test()
+    assert len(test.splits) == 20
+    assert [row[0] for row in rows(test.items[test.splits[19].gallery])] == CUHK03_FILES[3:]
+
+
 @pytest.mark.parametrize("changes, message", [
-    ({"camId": None}, "no variable camId"), ({"labels": np.array([1, 2])}, "found 5, 2 and 5"),
+    ({"labels": None}, "no variable labels"), ({"labels": np.array([1, 2])}, "found 5, 2 and 5"),
     ({"query_idx": np.array([0])}, "query_idx must hold positions from 1 to 5"),
     ({"gallery_idx": np.array([6])}, "gallery_idx must hold positions"),
     ({"filelist": np.array(CUHK03_FILES[:4] + ["1_009_1_01.png"], dtype=object)}, "lacks 1 of the 5 .*1_009_1_01.png"),
@@ -241,3 +288,19 @@ def test_msmt17_as_a_source_takes_all_four_lists_and_tells_the_people_of_its_par
     assert all(Path(path).is_file() for path in items.paths)
     with pytest.raises(UserError, match=f"{name} has no query and gallery.*use MSMT17{suffix} there"):
         data.test()
+
+
+@pytest.mark.parametrize("name", ["/etc/0000_000_01_x_1.jpg", "../0000_000_01_x_1.jpg", "0000/../../0000_000_01_x_1.jpg",
+                                  "0000/0000_000_01_x\0_1.jpg", f"0000/0000_000_01_{'x' * 300}.jpg", "a//0000_000_01_x_1.jpg",
+                                  f"0000/0000_000_{'9' * 30}_x_1.jpg", "..\\0000_000_01_x_1.jpg"])
+def test_msmt17_lists_name_nothing_outside_of_the_set(msmt17, name):
+    (msmt17 / "list_train.txt").write_text(f"{name} 0\n")
+    with pytest.raises(UserError, match="line 1 of .*list_train.txt is .*: expected a file below"):
+        build_dataset("MSMT17", msmt17.parent).train()
+
+
+@pytest.mark.parametrize("content", [b"0000/0000_000_01_caf\xe9_1.jpg 0\n", b"0000/0000_000_01_x_1.jpg " + b"9" * 30])
+def test_msmt17_lists_of_other_bytes_and_large_numbers_are_explained(msmt17, content):
+    (msmt17 / "list_train.txt").write_bytes(content)
+    with pytest.raises(UserError, match="list_train.txt"):
+        build_dataset("MSMT17", msmt17.parent).train()

@@ -246,7 +246,7 @@ def test_viper_split_folders_are_used_as_they_are_and_copies_are_one_item(tmp_pa
 def test_viper_names_a_missing_split_folder(tmp_path):
     make_viper_folders(tmp_path, "a")
     assert len(build_dataset("DG_VIPeR", tmp_path).test().items) == 4
-    with pytest.raises(UserError, match="split_1b/query is missing"):
+    with pytest.raises(UserError, match="no split_1b/query .60 of 80"):
         build_dataset("ALL_VIPER_10", tmp_path).test()
 
 

@@ -231,6 +231,24 @@ def test_annotation_gives_names_as_readers_expect_them(tmp_path):
         read_annotation(path, tmp_path)
 
 
+@pytest.mark.parametrize("image, box, hard", [
+    ("/etc/s1.jpg", [1, 2, 3, 4], 0), ("../s1.jpg", [1, 2, 3, 4], 0), ("a/../../s1.jpg", [1, 2, 3, 4], 0),
+    ("s1.jpg" + "x" * 300, [1, 2, 3, 4], 0), (f"s{10**12}.jpg", [1, 2, 3, 4], 0), ("s1.jpg", [1, 2, 3, np.nan], 0),
+    ("s1.jpg", [1, 2, np.inf, 4], 0), ("s1.jpg", [1, 2, 3], 0), ("s1.jpg", [1, 2, 3, 4], 7), ("", [1, 2, 3, 4], 0)])
+def test_an_annotation_leads_nowhere_outside_of_its_scenes(tmp_path, image, box, hard):
+    make_annotation(tmp_path / "Person.mat", [("p1", [(image, box, hard)])])
+    with pytest.raises(UserError, match="element 1 of Person is not a struct"):
+        read_annotation(tmp_path / "Person.mat", tmp_path)
+
+
+def test_boxes_count_the_pixels_as_they_are_stored(tmp_path):
+    exif, pixels = Image.Exif(), np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "s7.png", exif=exif)
+    assert cut(Scene(tmp_path / "s7.png", {"a.png": (3, 2, 4, 9)}), tmp_path) == []
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), pixels[1:11, 2:7])
+
+
 def test_scene_that_is_missing_or_broken_is_named_and_the_others_are_cropped(raw):
     first, second, *_ = sorted((raw / "CUHK-SYSU" / "Image" / "SSM").iterdir())
     first.unlink()

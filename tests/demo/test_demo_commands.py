@@ -115,6 +115,34 @@ def test_search_keeps_the_gallerys_features(command, people, tmp_path, capsys):
     assert "of another model or of other options" in capsys.readouterr().out
 
 
+def test_a_second_search_does_not_find_the_pictures_of_the_first(command, people, tmp_path, capsys):
+    output = people / "gallery" / "search"
+    first = search(command, people, output)
+    assert search(command, people, output) == first
+    assert search(command, people, tmp_path / "elsewhere") == first
+    printed = capsys.readouterr().out
+    assert printed.count("passed over 2 file(s) that a search has drawn") == 2
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.png", "a\nb.png", "q" * 250 + ".png", "\u674e\u660e.png", "\x1b[31m.png"])
+def test_search_takes_images_of_any_name(command, people, tmp_path, name, capfd):
+    (people / "query" / "p0_c1.png").rename(people / "query" / name)
+    (people / "gallery" / "p0_c1.png").rename(people / "gallery" / name)
+    search(command, people, tmp_path / "out", "--top-k", 3)
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+    search(command, people, tmp_path / "out", "--pictures", 0)
+    assert "6 of 6 features are from" in capfd.readouterr().out
+
+
+def test_results_of_a_search_hold_no_formulas_and_paths_that_lead_to_the_images(command, people, tmp_path, monkeypatch):
+    monkeypatch.chdir(people / "query")
+    (people / "query" / "p0_c1.png").rename("=1+1.png")
+    command("search", "--query", "=1+1.png", "--gallery", "*.png", "--output", tmp_path / "out", "--pictures", 0)
+    found = rows(tmp_path / "out" / "results.csv")
+    assert {row["query"] for row in found} == {"./=1+1.png"} and "./=1+1.png" in {row["image"] for row in found}
+    assert all(Path(row["image"]).is_file() for row in found)
+
+
 def test_search_takes_the_features_of_demo(command, people, make_run, tmp_path):
     file = tmp_path / "f.npz"
     command("demo", "--input", people / "gallery", "--output", file)
@@ -122,7 +150,7 @@ def test_search_takes_the_features_of_demo(command, people, make_run, tmp_path):
     assert search(command, people, tmp_path / "again", gallery=file) == expected
     with pytest.raises(UserError, match="or one .npz file of features, not both"):
         command("search", "--query", people / "query", "--gallery", file, people / "gallery")
-    small = make_run(tmp_path / "small", "META.BOTTLENECK", "8")
+    small = make_run(tmp_path / "small", "META.BOTTLENECK.DO_IT", "True", "META.BOTTLENECK.REDUCTION_DIM", "8")
     with pytest.raises(UserError, match="features of length 1280, but the model .* gives 8"):
         search(command, people, tmp_path / "other", gallery=file, run=small)
 
@@ -168,3 +196,11 @@ def test_a_data_set_of_one_camera_and_a_wrong_split_are_named(command, people, t
         command("visualize_result", "--dataset-name", "folder:people", "--output", tmp_path / "out")
     with pytest.raises(UserError, match="--split two: folder:people has no such split, but split_1"):
         command("visualize_result", "--dataset-name", "folder:people", "--split", "two")
+
+
+@pytest.mark.parametrize("name, words", [("search", ["--query", "q.png", "--gallery", "g.png"]), ("visualize_result", [])])
+def test_an_output_folder_that_is_a_file_is_refused_before_anything_is_computed(command, run_folder, monkeypatch, name, words):
+    before = (run_folder / "model_final.pth").read_bytes()
+    with pytest.raises(UserError, match="model_final.pth is a file, expected a folder"):
+        command(name, *words, "--output", run_folder / "model_final.pth")
+    assert (run_folder / "model_final.pth").read_bytes() == before

@@ -226,7 +226,7 @@ def command(cfg, folder, *flags):
 
 
 def test_flags_of_the_command_combine_and_nothing_is_trained(cfg, tmp_path):
-    done = command(cfg, tmp_path, "--dist-only", "--domain-only")
+    done = command(cfg, tmp_path, "--dist-only", "--domain-only", "MODEL.WEIGHTS", "untrained")
     assert done.returncode == 0, done.stderr
     folder = Path(cfg.OUTPUT_DIR)
     assert {path.name for path in (folder / "analysis").iterdir()} == FILES[DIST] | FILES[DOMAIN]
@@ -237,4 +237,4 @@ def test_flags_of_the_command_combine_and_nothing_is_trained(cfg, tmp_path):
 def test_the_command_without_a_checkpoint_is_one_line_and_status_2(cfg, tmp_path):
     done = command(cfg, tmp_path, "--tsne-only", "--resume")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: --resume: no checkpoint in {cfg.OUTPUT_DIR}: train first")
+    assert done.stderr.splitlines()[-1].startswith(f"error: no checkpoint in {cfg.OUTPUT_DIR}: train first")

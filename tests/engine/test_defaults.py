@@ -1,5 +1,6 @@
 """Arguments, output folders, epochs as iterations, checkpoints by number."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -108,9 +109,9 @@ class TestEpochs:
         return cfg, defaults.epochs_to_iterations(cfg, iters, num_classes=33, num_domains=4)
 
     def test_become_iterations(self):
-        cfg, done = self.convert("SOLVER.DELAY_ITERS", 3)
+        cfg, done = self.convert("SOLVER.DELAY_ITERS", 3, "SOLVER.CHECKPOINT_SAME_AS_EVAL", "False")
         solver = done.SOLVER
-        assert (solver.MAX_ITER, solver.WARMUP_ITERS, solver.DELAY_ITERS, solver.CHECKPOINT_PERIOD) == (700, 70, 21, 70)
+        assert (solver.MAX_ITER, solver.WARMUP_ITERS, solver.DELAY_ITERS, solver.CHECKPOINT_PERIOD) == (700, 70, 21, 14)
         assert solver.STEPS == [280, 490] and solver.ITERS_PER_EPOCH == 7
 
     def test_sizes_of_the_data_are_filled_in(self):
@@ -128,6 +129,12 @@ class TestEpochs:
     def test_evaluations_fall_on_written_iterations(self, epochs, write_period, expected):
         _, done = self.convert("TEST.EVAL_PERIOD", epochs, "SOLVER.WRITE_PERIOD", write_period)
         assert done.TEST.EVAL_PERIOD == expected
+
+    @pytest.mark.parametrize("same, epochs, expected", [(True, 3, 30), (True, 0, 35), (False, 3, 35)])
+    def test_checkpoints_come_with_the_tests_if_there_are_any(self, same, epochs, expected):
+        options = ["SOLVER.CHECKPOINT_PERIOD", 5, "SOLVER.CHECKPOINT_SAME_AS_EVAL", str(same), "TEST.EVAL_PERIOD", epochs]
+        _, done = self.convert(*options)
+        assert done.SOLVER.CHECKPOINT_PERIOD == expected
 
 
 class TestFindCheckpoint:
@@ -221,7 +228,7 @@ class TestTestOnly:
         defaults.test_only(cfg, **options)
         torch.testing.assert_close(self.models[0].state_dict(), model.state_dict(), rtol=0, atol=0)
         assert "model_0000003.pth" in (tmp_path / "results.json").read_text()
-        assert "| a_average" in (tmp_path / "results.txt").read_text()
+        assert "| a  " in (tmp_path / "results.txt").read_text()
 
     def test_the_last_checkpoint(self, tmp_path):
         model = self.checkpoint(tmp_path)
@@ -243,8 +250,9 @@ class TestTestOnly:
         self.check(tmp_path, model, make_cfg(tmp_path, "MODEL.WEIGHTS", path), resume=False)
 
     def test_without_a_checkpoint_resuming_is_a_user_error(self, tmp_path):
-        with pytest.raises(UserError, match="--resume: no checkpoint in .*MODEL.WEIGHTS"):
-            defaults.test_only(make_cfg(tmp_path), resume=True)
+        for resume in (True, False):
+            with pytest.raises(UserError, match="no checkpoint in .*MODEL.WEIGHTS"):
+                defaults.test_only(make_cfg(tmp_path), resume=resume)
 
     def test_a_checkpoint_of_another_architecture_is_a_user_error(self, tmp_path):
         self.checkpoint(tmp_path)
@@ -253,6 +261,48 @@ class TestTestOnly:
         assert "\n" not in str(error.value)
 
     @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-    def test_the_untrained_model_otherwise(self, tmp_path):
-        defaults.test_only(make_cfg(tmp_path), resume=False)
-        assert len(self.models) == 1
+    def test_the_untrained_model_if_asked_for(self, tmp_path):
+        self.checkpoint(tmp_path)
+        (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+        defaults.test_only(make_cfg(tmp_path, "MODEL.WEIGHTS", "untrained"), resume=False)
+        assert len(self.models) == 1 and "model_0000003" not in (tmp_path / "results.json").read_text()
+
+    def test_the_last_checkpoint_without_resume_which_is_said(self, tmp_path, caplog):
+        caplog.set_level(logging.INFO)
+        model = self.checkpoint(tmp_path)
+        (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+        self.check(tmp_path, model, make_cfg(tmp_path), resume=False)
+        assert f"no MODEL.WEIGHTS: this is {tmp_path / 'model_0000003.pth'}, the last checkpoint" in caplog.text
+
+    def test_weights_of_the_config_are_not_passed_over_in_silence(self, tmp_path, caplog):
+        model = self.checkpoint(tmp_path)
+        (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+        self.check(tmp_path, model, make_cfg(tmp_path, "MODEL.WEIGHTS", "start.pth"), resume=True)
+        assert f"MODEL.WEIGHTS start.pth is not read: --resume takes {tmp_path / 'model_0000003.pth'}" in caplog.text
+        caplog.clear()
+        same = str(tmp_path / "model_0000003.pth")
+        self.check(tmp_path, model, make_cfg(tmp_path, "MODEL.WEIGHTS", same), resume=True)
+        assert "is not read" not in caplog.text
+
+
+class TestTwoModelsOnOneCommandLine:
+    def refused(self, folder, *words, opts=("MODEL.WEIGHTS", "other.pth")):
+        config = folder / "c.yml"
+        config.touch()
+        defaults.default_setup(arguments("--config-file", str(config), *words, "OUTPUT_DIR", str(folder), *opts))
+
+    def test_a_test_of_two_is_refused(self, tmp_path):
+        torch.save({}, tmp_path / "model_0000003.pth")
+        self.refused(tmp_path, "--eval-only", "--resume")  # there is nothing to resume: other.pth is meant
+        (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+        for words in (["--eval-only", "--resume"], ["--tsne-only", "--resume"], ["--eval-only", "--num-pth", "3"]):
+            with pytest.raises(UserError, match="two models to test: .*model_0000003.pth, MODEL.WEIGHTS names other.pth"):
+                self.refused(tmp_path, *words)
+
+    def test_what_names_one_model_is_not(self, tmp_path):
+        torch.save({}, tmp_path / "model_0000003.pth")
+        (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+        self.refused(tmp_path, "--eval-only")
+        self.refused(tmp_path, "--resume")  # training goes on from the checkpoint, and says so
+        self.refused(tmp_path, "--eval-only", "--resume", opts=())
+        self.refused(tmp_path, "--eval-only", "--resume", opts=("MODEL.WEIGHTS", str(tmp_path / "model_0000003.pth")))

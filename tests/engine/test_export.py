@@ -1,5 +1,6 @@
 """Exported models against the model's features."""
 import json
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +100,20 @@ def test_blocks_of_resnets_with_every_option_are_exported(predictor, tmp_path, s
     predictor.model.backbone = nn.Sequential(first, block, non_local, last).eval()
     differences = export_model(predictor, tmp_path / f"model{suffix}")
     assert list(differences) == [1, 2, 7, 32]
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(predictor, tmp_path, suffix, request):
+    if suffix == ".onnx":
+        request.getfixturevalue("onnx")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=f"cannot write .*model{suffix} "):
+            export_model(predictor, tmp_path / f"model{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 class MeanOfBatch(nn.Module):

@@ -1,7 +1,9 @@
 """The loop's hooks: their order, schedules, checkpoints, evaluations and writers."""
 
+import gc
 import json
 import logging
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from fastreid.engine import HookBase, TrainerBase, hooks
 from fastreid.layers import BatchInstanceNorm
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.engine.writers import GATE_BINS, JSONWriter, LogWriter, TensorBoardWriter
+from fastreid.utils.errors import UserError
 
 LOSSES = {"base/loss_cls": 3.0, "mtrain/loss_stc": 0.5, "mtest/loss_triplet_mtest": 0.25}
 
@@ -169,11 +172,11 @@ class TestEvaluation:
     )
     def test_runs_each_period_and_once_at_the_end(self, period, start, expected):
         finished = []
-        run(hooks.PeriodicEvaluation(period, lambda n: finished.append(n) or {}), start=start)
+        run(hooks.PeriodicEvaluation(period, lambda n: finished.append(n) or {}, lambda n: True), start=start)
         assert finished == expected
 
     def test_numbers_reach_the_storage(self):
-        trainer = run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}))
+        trainer = run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True))
         assert trainer.storage.new_means()["test/a mAP"] == 7.0
 
 
@@ -231,7 +234,7 @@ class TestPeriodicWriter:
 
     def test_an_evaluation_after_the_last_line_is_written_too(self):
         collector = Collector()
-        run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}), hooks.PeriodicWriter([collector], 4))
+        run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter([collector], 4))
         assert collector.written[-1] == (5, {"test/a mAP": 7.0})
 
     def test_a_long_silence_is_broken(self):
@@ -270,7 +273,7 @@ def test_log_line_tells_time_losses_rates_and_memory(caplog, monkeypatch):
 
 def test_metrics_file_has_one_readable_object_a_line(tmp_path):
     path = tmp_path / "metrics.json"
-    used = hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}), hooks.PeriodicWriter([JSONWriter(path)], 3)
+    used = hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter([JSONWriter(path)], 3)
     trainer = run(*used)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["iteration"] for record in records] == [2, 5, 5]
@@ -295,3 +298,31 @@ def test_tensorboard_has_losses_by_group_and_gate_histograms(tmp_path):
     histogram = events.Histograms("gates/0")[0].histogram_value
     assert histogram.num == 4 and histogram.min == histogram.max == 0.5
     assert set(histogram.bucket_limit) <= set(GATE_BINS)
+
+
+@pytest.mark.parametrize("kind", [JSONWriter, TensorBoardWriter])
+def test_a_disk_that_fills_up_between_two_lines_is_an_error_of_the_user(tmp_path, kind):
+    """Again when the writer is closed, and not afterwards, when nobody would catch it."""
+    place = tmp_path / "metrics.json" if kind is JSONWriter else tmp_path
+    writers = hooks.PeriodicWriter([kind(place)], 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*(metrics\.json|tfevents) \("):
+            run(Fill(limits), writers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if kind is JSONWriter:
+        assert json.loads((tmp_path / "metrics.json").read_text().splitlines()[0])["iteration"] == 0
+    del writers
+    gc.collect()
+
+
+class Fill(HookBase):
+    """Leave no room in any file after the second iteration."""
+
+    def __init__(self, limits):
+        self.limits = limits
+
+    def after_step(self):
+        if self.trainer.iter == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, self.limits[1]))

@@ -115,6 +115,7 @@ SHORT = {
     "META__SOLVER__INIT__FIRST_INNER_LOOP": 1,
     "TEST__EVAL_PERIOD": 1,
     "TEST__PRECISE_BN__NUM_ITER": 2,
+    "TEST__PRECISE_BN__DATASET": "",
 }
 
 
@@ -151,6 +152,21 @@ def test_come_from_the_training_images_of_all_sources_or_of_one(root, make_full_
         assert set(batch["targets"].tolist()) == {5, 6, 7, 8, 9}
 
 
-def test_a_data_set_that_is_no_source_is_an_error(root, make_full_run):
-    with pytest.raises(UserError, match="TEST.PRECISE_BN.DATASET must be '' or out of .*'folder:a'.*; found 'Market1501'"):
-        make_full_run(root / "run", TEST__PRECISE_BN__ENABLED=True, TEST__PRECISE_BN__DATASET="Market1501")
+def test_come_from_any_other_data_set(root, make_full_run):
+    options = {"TEST__PRECISE_BN__ENABLED": True, "TEST__PRECISE_BN__DATASET": "folder:b"}
+    options |= {"DATASETS__NAMES": ("folder:a", "folder:c"), "META__DATA__NAMES": ""}
+    trainer = make_full_run(root / "run", **options)
+    batch = next(BatchStream(trainer.statistics_batches))
+    assert {path.split("/")[-3] for path in batch["img_paths"]} == {"b"} and trainer.cfg.MODEL.HEADS.NUM_CLASSES == 10
+
+
+def test_a_missing_data_set_is_an_error_by_the_published_default_too(root, make_full_run):
+    with pytest.raises(UserError, match="^TEST.PRECISE_BN.DATASET: .*; '' takes the images of all DATASETS.NAMES"):
+        make_full_run(root / "run", TEST__PRECISE_BN__ENABLED=True)
+
+
+def test_averaged_weights_alone_take_all_sources(root, make_full_run):
+    averaging = {"SOLVER__SWA__ENABLED": True, "SOLVER__SWA__ITER": 1, "SOLVER__SWA__PERIOD": 1}
+    trainer = make_full_run(root / "run", SOLVER__IMS_PER_BATCH=30, META__DATA__MTRAIN_MINI_BATCH=6, **averaging)
+    batch = next(BatchStream(trainer.statistics_batches))
+    assert {path.split("/")[-3] for path in batch["img_paths"]} == {"a", "b", "c"}

@@ -73,6 +73,22 @@ def test_every_kind_of_image_gives_the_features_of_its_file(predictor, paths):
     same(predictor(np.stack([arrays[0], arrays[0]])), expected[[0, 0]])
 
 
+def test_pil_images_and_arrays_are_decoded_as_files_are(predictor, tmp_path):
+    rng = np.random.default_rng(0)
+    gray = rng.integers(0, 256, (40, 20), dtype=np.uint8)
+    colours = np.dstack([rng.integers(0, 256, (40, 20, 3), dtype=np.uint8), gray])
+    images = [Image.fromarray(gray), Image.fromarray(gray.astype(np.uint16) * 257), Image.fromarray(colours)]
+    sideways, exif = Image.fromarray(gray).convert("RGB").transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6
+    sideways.save(tmp_path / "sideways.png", exif=exif)
+    expected = predictor(images)
+    same(predictor([np.asarray(image) for image in images]), expected)
+    same(predictor([images[1], np.asarray(images[1])]), expected[[0, 0]])
+    same(predictor(np.asarray(images[1])), expected[:1])
+    for photo in (Image.open(tmp_path / "sideways.png"), tmp_path / "sideways.png"):
+        same(predictor([photo, images[2]]), expected[[0, 2]])
+
+
 def test_features_can_be_trained_on(predictor, paths):
     weight = torch.ones(predictor.feature_size, requires_grad=True)
     (predictor(paths[:1]) * weight).sum().backward()
@@ -82,7 +98,9 @@ def test_features_can_be_trained_on(predictor, paths):
 @pytest.mark.parametrize(
     "image, message",
     [
-        (np.zeros((4, 4), np.uint8), r"found ndarray \(4, 4\) uint8"),
+        (np.zeros((4, 4), np.int32), r"found ndarray \(4, 4\) int32"),
+        (np.zeros((0, 4, 3), np.uint8), r"found ndarray \(0, 4, 3\) uint8"),
+        (Image.new("F", (4, 4)), r"image 1 cannot be read as RGB of 8 bits: .*mode F"),
         (np.zeros((4, 4, 3), np.float32), r"found ndarray \(4, 4, 3\) float32"),
         (torch.zeros(3, 8, 8), r"tensor \(3, 32, 16\) float, .* found Tensor \(3, 8, 8\)"),
         (torch.rand(3, 32, 16), "must be RGB 0..255, not scaled"),

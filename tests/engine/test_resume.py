@@ -1,14 +1,17 @@
 """A run that was stopped and resumed against one that was not."""
 
 import logging
+import signal
 
 import pytest
 import torch
 
 from fastreid.engine import HookBase, defaults
-from fastreid.evaluation.reid_evaluation import ALL_AVERAGE
+from fastreid.engine.stopping import StopRequested
 from fastreid.modeling.backbones import resnet
 from fastreid.utils.checkpoint import CLASSIFIER
+from fastreid.utils.errors import Stopped, UserError
+from fastreid.utils.plots import read_metrics
 
 
 class Stop(Exception):
@@ -138,18 +141,20 @@ def test_best_model_is_kept_and_outlives_a_stop(root, make_full_run, monkeypatch
     values = iter([40.0, 60.0, 50.0])
 
     class Table:
-        splits = {"t": None}
+        @property
+        def overall(self):
+            return {"Rank-1": self.value, "mAP": 100 - self.value}
 
         @property
-        def rows(self):
-            return dict.fromkeys(["t_average", ALL_AVERAGE], {"Rank-1": self.value, "mAP": 100 - self.value})
+        def averages(self):
+            return {"t": self.overall}
 
     def report(*args, **about):
         table = Table()
         table.value = next(values)
         return table
 
-    monkeypatch.setattr(defaults, "evaluate", lambda cfg, model: None)
+    monkeypatch.setattr(defaults, "evaluate", lambda cfg, model, test_sets: None)
     monkeypatch.setattr(defaults, "report", report)
     trainer.checkpointer.save("model_0000001", 1)
     for finished in (2, 3, 4):
@@ -174,12 +179,153 @@ def test_a_run_from_the_beginning_sets_the_earlier_best_aside(root, make_full_ru
     trainer.checkpointer.write("model_best", 1)
     trainer.checkpointer.save("model_final", 1)
     trainer.resume_or_load(False)
-    assert sorted(path.name for path in (root / "run").iterdir()) == ["model_best.previous.pth", "model_final.pth"]
+    assert sorted(path.name for path in (root / "run").iterdir()) == [".lock", "model_best.previous.pth", "model_final.pth"]
 
 
-def test_changed_options_are_named(root, make_full_run, caplog, monkeypatch):
+EPOCH = 9  # iterations
+
+
+@pytest.fixture
+def two_epochs(root, make_full_run):
+    """The folder of a run's checkpoint after two epochs at SOLVER.STEPS [1], with momentum but without the two epochs."""
+    trainer = make_full_run(root / "run", SOLVER__STEPS=[1], META__SOLVER__INIT__FIRST_INNER_LOOP=1)
+    trainer.train(0, 1)
+    for scheduler in trainer.schedulers.values():
+        scheduler.go_to(2 * EPOCH)
+    trainer.checkpointer.save(f"model_{2 * EPOCH - 1:07d}", 2 * EPOCH - 1)
+    return root / "run"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"SOLVER__MAX_ITER": 8, "SOLVER__STEPS": [5, 7]},
+        {"SOLVER__BASE_LR": 0.25, "SOLVER__GAMMA": 0.5, "SOLVER__STEPS": [1, 2]},
+        {"SOLVER__SCHED": "WarmupCosineAnnealingLR", "SOLVER__MAX_ITER": 8, "SOLVER__DELAY_ITERS": 1},
+        {"SOLVER__WARMUP_ITERS": 4, "SOLVER__WARMUP_FACTOR": 0.5, "META__SOLVER__NORM_SCHEDULER": "same"},
+        {"META__SOLVER__LR_FACTOR__GATE": 3.0, "META__SOLVER__NORM_SCHEDULER": "cyclic"},
+        {"SOLVER__WEIGHT_DECAY": 0.1, "SOLVER__MOMENTUM": 0.5, "SOLVER__BIAS_LR_FACTOR": 1.0, "SOLVER__WEIGHT_DECAY_BIAS": 0.1},
+        {"SOLVER__HEADS_LR_FACTOR": 2.0},
+    ],
+)
+def test_rates_and_decay_of_a_resumed_run_are_those_of_the_present_options(root, make_full_run, two_epochs, options):
+    """They are those of a run that had the options from the beginning and came to the same iteration."""
+    resumed, whole = (make_full_run(root / name, **options) for name in ("run", "whole"))
+    resumed.resume_or_load(True)
+    assert resumed.start_iter == 2 * EPOCH
+    for _ in range(2 * EPOCH):
+        for scheduler in whole.schedulers.values():
+            scheduler.step()
+    for _ in range(3 * EPOCH):
+        for found, expected in zip((resumed.optimizer_main, resumed.optimizer_norm), (whole.optimizer_main, whole.optimizer_norm)):
+            for mine, theirs in zip(found.param_groups, expected.param_groups, strict=True):
+                assert mine["lr"] == pytest.approx(theirs["lr"], rel=1e-12)
+                assert [mine[key] for key in ("weight_decay", "momentum")] == [theirs[key] for key in ("weight_decay", "momentum")]
+        for trainer in (resumed, whole):
+            for scheduler in trainer.schedulers.values():
+                scheduler.step()
+    momentum = [state["momentum_buffer"] for state in resumed.optimizer_main.state.values()]
+    assert len(momentum) == len(resumed.main) and any(buffer.abs().max() > 0 for buffer in momentum)
+
+
+@pytest.mark.parametrize("size, epoch", [(4, 14), (10, 5)])
+def test_another_batch_size_keeps_the_epochs_that_are_done(root, make_full_run, two_epochs, caplog, monkeypatch, size, epoch):
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
+    resumed = make_full_run(two_epochs, SOLVER__IMS_PER_BATCH=size, SOLVER__MAX_ITER=4, SOLVER__STEPS=[3])
+    assert resumed.cfg.SOLVER.ITERS_PER_EPOCH == epoch
+    resumed.resume_or_load(True)
+    assert resumed.start_iter == 2 * epoch and resumed.optimizer_main.param_groups[0]["lr"] == 0.0005
+    assert f"it had {EPOCH}: its iteration {2 * EPOCH}, epoch 2.0, is iteration {2 * epoch} here" in caplog.text
+    assert resumed.streams["base"].position == resumed.steps_before(2 * epoch)[0]
+    assert resumed.streams["meta"].position == resumed.inner_ratio.steps == 2 * epoch
+
+
+def test_a_file_that_does_not_say_its_epochs_length_is_told_of(root, make_full_run, two_epochs, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
+    path = next(two_epochs.glob("model_*.pth"))
+    content = torch.load(path, weights_only=True)
+    del content["data_positions"]["iters_per_epoch"]
+    torch.save(content, path)
+    resumed = make_full_run(two_epochs, SOLVER__IMS_PER_BATCH=4)
+    resumed.resume_or_load(True)
+    assert resumed.start_iter == 2 * EPOCH
+    assert "does not say how many iterations an epoch had, and SOLVER.IMS_PER_BATCH 6 -> 4" in caplog.text
+    assert f"its iteration {2 * EPOCH} counts as epoch 1.3" in caplog.text
+
+
+def test_changed_options_are_named_and_so_are_those_that_are_not_applied(root, make_full_run, two_epochs, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     caplog.set_level(logging.INFO, "fastreid")
-    make_full_run(root / "run").checkpointer.save("model_0000001", 1)
-    make_full_run(root / "run", SOLVER__BASE_LR=0.25).resume_or_load(True)
-    assert "options changed since" in caplog.text and "model_0000001.pth: SOLVER.BASE_LR 0.0005 -> 0.25\n" in caplog.text
+    options = {"SOLVER__BASE_LR": 0.25, "MODEL__WEIGHTS": "start.pth", "MODEL__NORM__BIN_INIT": "half", "SEED": 7}
+    resumed = make_full_run(two_epochs, SOLVER__STEPS=[1], META__SOLVER__INIT__FIRST_INNER_LOOP=1, **options)
+    expected = torch.Generator().manual_seed(7)
+    for _ in range(2 * EPOCH):
+        torch.randperm(3, generator=expected)
+    resumed.resume_or_load(True)
+    applied, ignored = (record.getMessage() for record in caplog.records if "options changed since" in record.getMessage())
+    assert applied.endswith("applied from here on: SEED 2020 -> 7, SOLVER.BASE_LR 0.0005 -> 0.25")
+    assert "not applied, as they only say how a run begins: MODEL.NORM.BIN_INIT one -> half, MODEL.WEIGHTS  -> start.pth." in ignored
+    assert torch.equal(resumed.domain_rng.get_state(), expected.get_state())
+
+
+def test_meta_learning_that_begins_with_a_resumed_run_begins_with_its_data(root, make_full_run):
+    make_full_run(root / "run", META__DATA__NAMES=()).checkpointer.save("model_0000008", 8)
+    resumed = make_full_run(root / "run")
+    resumed.resume_or_load(True)
+    assert resumed.streams["meta"].position == resumed.inner_ratio.steps == EPOCH
+
+
+class TestWhatWasDue:
+    """A run that was killed between a checkpoint and the end of its evaluation."""
+
+    @pytest.fixture(autouse=True)
+    def count_tests(self, monkeypatch):
+        self.tested = []
+
+        def evaluate(trainer, finished):
+            self.tested.append(finished)
+            return {"test/all_average Rank-1": 50.0, "test/all_average mAP": 40.0}
+
+        monkeypatch.setattr(defaults.DefaultTrainer, "evaluate", evaluate)
+
+    def make(self, folder, make_full_run, done):
+        """Leave the checkpoint of a run of two epochs, tested after each, after `done` iterations."""
+        options = {"TEST__EVAL_PERIOD": 1, "SOLVER__WRITE_PERIOD": 9, "META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
+        trainer = make_full_run(folder, **options)
+        trainer.checkpointer.save("model_final" if done == 2 * EPOCH else f"model_{done - 1:07d}", done - 1)
+        resumed = make_full_run(folder, **options)
+        resumed.resume_or_load(True)
+        resumed.run_step = lambda: resumed.storage.add_to("data_time", 0.0)
+        return resumed
+
+    @pytest.mark.parametrize("done, tested", [(EPOCH, [EPOCH, 2 * EPOCH]), (EPOCH - 1, [EPOCH, 2 * EPOCH]), (2 * EPOCH, [2 * EPOCH])])
+    def test_is_done_first_and_recorded(self, root, make_full_run, done, tested):
+        self.make(root / "run", make_full_run, done).run()
+        records = read_metrics(root / "run" / "metrics.json")
+        assert self.tested == tested
+        assert [r["iteration"] for r in records if "test/all_average mAP" in r] == [finished - 1 for finished in tested]
+        assert (root / "run" / "result.png").is_file()
+
+    @pytest.mark.parametrize("done, tested", [(EPOCH, [2 * EPOCH]), (2 * EPOCH, [2 * EPOCH])])
+    def test_is_not_repeated_where_it_is_recorded(self, root, make_full_run, done, tested):
+        run = self.make(root / "run", make_full_run, done)
+        (root / "run" / "metrics.json").write_text(f'{{"iteration": {done - 1}, "test/all_average mAP": 40.0}}\n')
+        run.run()
+        assert self.tested == tested
+
+    def test_a_signal_meanwhile_does_not_skip_an_iteration(self, root, make_full_run, monkeypatch):
+        run = self.make(root / "run", make_full_run, EPOCH)
+
+        def stop(trainer, finished):
+            raise StopRequested(signal.SIGTERM)
+
+        monkeypatch.setattr(defaults.DefaultTrainer, "evaluate", stop)
+        with pytest.raises(Stopped, match=f"goes on from model_{EPOCH - 1:07d}.pth"):
+            run.run()
+        assert not (root / "run" / f"model_{EPOCH:07d}.pth").exists()
+
+    def test_a_foreign_metrics_file_is_refused_before_training(self, root, make_full_run):
+        run = self.make(root / "run", make_full_run, EPOCH)
+        (root / "run" / "metrics.json").write_text("[]\n")
+        with pytest.raises(UserError, match="metrics.json is not a list of records"):
+            run.run()

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -52,6 +53,29 @@ def test_a_test_of_the_model_is_cut_short(outer):
     with pytest.raises(StopRequested):
         with signals.interruptible():
             pytest.fail("began")
+
+
+def test_a_stop_does_not_wait_for_a_batch_for_ever(outer, monkeypatch):
+    monkeypatch.setattr(stopping, "PATIENCE", 0.01)
+    with StopSignals() as signals:
+        with pytest.raises(StopRequested) as stop, signals.waiting():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        assert stop.value.midway and stop.value.signum == signal.SIGTERM
+        with pytest.raises(StopRequested), signals.waiting():  # the next one neither
+            time.sleep(10)
+        with signals.waiting():
+            pass
+        time.sleep(0.03)  # what comes after a batch takes as long as it takes
+        with pytest.raises(StopRequested) as stop:
+            signals.check(1)
+        assert not stop.value.midway
+
+
+def test_a_batch_may_take_as_long_as_it_likes_without_a_signal(outer, monkeypatch):
+    monkeypatch.setattr(stopping, "PATIENCE", 0.01)
+    with StopSignals() as signals, signals.waiting():
+        time.sleep(0.03)
 
 
 def test_an_ignored_signal_stays_ignored(outer):

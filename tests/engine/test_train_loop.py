@@ -9,6 +9,7 @@ from torch.func import functional_call
 from fastreid.engine import train_loop
 from fastreid.layers import running_stats
 from fastreid.modeling.losses.build import build_losses
+from fastreid.utils.errors import UserError
 
 
 def meta_losses(trainer, names, domains, gates):
@@ -57,6 +58,24 @@ class TestBaseStep:
             torch.testing.assert_close(gate.detach(), before[name] - 0.1 * gate.grad)
         assert tiny.changed(trainer, before) == before.keys() - {"heads.classifier_norm.bias"}
         assert not trainer.optimizer_norm.state[next(iter(trainer.gates.values()))].get("momentum_buffer")
+
+    @pytest.mark.parametrize("all_params", [False, True])
+    def test_trains_the_gates_too_where_meta_steps_train_everything(self, tiny, all_params):
+        trainer = tiny.make_trainer(META__MODEL__ALL_PARAMS=all_params)
+        before = tiny.snapshot(trainer)
+        trainer.run_step_meta_learning1()
+        assert bool(tiny.gate_names(trainer) & tiny.changed(trainer, before)) == all_params
+        for name, gate in trainer.gates.items():  # by optimizer_norm
+            torch.testing.assert_close(gate.detach(), before[name] - 0.1 * gate.grad if all_params else before[name])
+
+    def test_gates_may_have_momentum_and_decay(self, tiny):
+        trainer = tiny.make_trainer(meta=False, SOLVER__MOMENTUM_NORM=0.5, SOLVER__WEIGHT_DECAY_NORM=0.01)
+        gate, velocity = next(iter(trainer.gates.values())), 0
+        for _ in range(2):
+            before = gate.detach().clone()
+            trainer.run_step_meta_learning1()
+            velocity = 0.5 * velocity + gate.grad + 0.01 * before
+            torch.testing.assert_close(gate.detach(), before - 0.1 * velocity)
 
     def test_moves_running_statistics_once(self, tiny):
         trainer = tiny.make_trainer()
@@ -127,13 +146,15 @@ class TestMetaStep:
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
         assert all(found[name][mask].any() for name, mask in held.items())
 
-    @pytest.mark.parametrize("second_order, stop_gradient", [(True, True), (False, False)])
-    def test_inner_gradient_is_a_constant_unless_both_options_say_otherwise(self, tiny, second_order, stop_gradient):
-        options = {"META__SOLVER__MTRAIN__SECOND_ORDER": second_order, "META__SOLVER__STOP_GRADIENT": stop_gradient}
-        trainer = tiny.prepare_meta(**options)
+    def test_inner_gradient_is_a_constant_in_an_update_of_first_order(self, tiny):
+        trainer = tiny.prepare_meta(META__SOLVER__STOP_GRADIENT=False)
         expected, *_ = expected_meta_gradients(trainer)
         trainer.run_step_meta_learning2()
         torch.testing.assert_close(found_gradients(trainer), expected, rtol=1e-10, atol=1e-12)
+
+    def test_second_order_with_a_gradient_that_is_stopped_is_refused(self, tiny):
+        with pytest.raises(UserError, match="SECOND_ORDER True does nothing while META.SOLVER.STOP_GRADIENT is True"):
+            tiny.make_trainer(META__SOLVER__MTRAIN__SECOND_ORDER=True)
 
     def test_second_order_gradient_equals_finite_differences(self, tiny):
         options = {"META__SOLVER__MTRAIN__SECOND_ORDER": True, "META__SOLVER__STOP_GRADIENT": False}
@@ -164,6 +185,14 @@ class TestMetaStep:
         found = found_gradients(trainer)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
         assert any((found[name] - first_order[name]).abs().max() > 1e-4 for name in found)
+
+    @pytest.mark.parametrize("clamp", [True, False])
+    def test_the_inner_update_s_clamp_is_an_option(self, tiny, clamp):
+        trainer = tiny.prepare_meta(META__SOLVER__LR_FACTOR__GATE=1e5, META__SOLVER__INNER_CLAMP=clamp)
+        fast = spy_on_inner_update(trainer)
+        trainer.run_step_meta_learning2()
+        gates = torch.cat(list(fast.values()))
+        assert (gates.min() < 0 and gates.max() > 1) != clamp
 
     @pytest.mark.parametrize("second_order", [False, True])
     def test_combined_adds_the_weighted_meta_train_gradient(self, tiny, second_order):

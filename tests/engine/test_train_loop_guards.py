@@ -177,7 +177,7 @@ class TestMixedPrecision:
     def dtypes(self, tiny, **options):
         """Run one iteration and return the types of the first convolution's outputs."""
         trainer = tiny.make_trainer(
-            dtype=torch.float32, SOLVER__AMP=True, META__SOLVER__INIT__FIRST_INNER_LOOP=1, **options
+            dtype=torch.float32, META__SOLVER__INIT__FIRST_INNER_LOOP=1, SOLVER__AMP=True, **options
         )
         seen = []
         trainer.model.backbone[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
@@ -189,15 +189,16 @@ class TestMixedPrecision:
         assert tiny.changed(trainer, before) == before.keys() - {"heads.classifier_norm.bias"}
         return seen
 
-    def test_runs_in_bfloat16_on_a_cpu(self, tiny):
-        assert self.dtypes(tiny) == [torch.bfloat16] * 3
+    def test_runs_in_bfloat16_on_a_cpu_only_if_that_is_asked_for(self, tiny, caplog):
+        caplog.set_level("INFO", "fastreid")
+        assert self.dtypes(tiny, SOLVER__AMP_ON_CPU=True) == [torch.bfloat16] * 3
+        assert "SOLVER.AMP" not in caplog.text
+        assert self.dtypes(tiny) == self.dtypes(tiny, MODEL__DEVICE="cuda") == [torch.float32] * 3
+        assert caplog.text.count("SOLVER.AMP: float32 on the CPU") == 2
 
     def test_runs_second_order_in_bfloat16(self, tiny):
         options = {"META__SOLVER__MTRAIN__SECOND_ORDER": True, "META__SOLVER__STOP_GRADIENT": False}
-        assert self.dtypes(tiny, **options) == [torch.bfloat16] * 3
-
-    def test_a_cuda_config_without_a_device_runs_in_float32(self, tiny):
-        assert self.dtypes(tiny, MODEL__DEVICE="cuda") == [torch.float32] * 3
+        assert self.dtypes(tiny, SOLVER__AMP_ON_CPU=True, **options) == [torch.bfloat16] * 3
 
     @pytest.mark.parametrize("early", [True, False])
     def test_loss_scaling_changes_no_update_and_early_scale_keeps_it_off_the_inner_loss(self, tiny, early, monkeypatch):

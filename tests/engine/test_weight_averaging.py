@@ -206,6 +206,7 @@ EVERYTHING = {
     "MODEL__FREEZE_LAYERS": ("backbone.layer1", "backbone.layer2", "heads.classifier_norm"),
     "SOLVER__FREEZE_ITERS": 2,
     "TEST__PRECISE_BN__ENABLED": True,
+    "TEST__PRECISE_BN__DATASET": "",
     "TEST__EVAL_PERIOD": 2,
 }
 

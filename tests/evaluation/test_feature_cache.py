@@ -1,4 +1,5 @@
 """Features that are saved, used again, and refused when they are stale."""
+import os
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,8 @@ import torch
 from PIL import Image
 
 from fastreid.engine.defaults import default_argument_parser, feature_cache
+from fastreid.data.decode import DECODER
+from fastreid.evaluation import feature_cache as feature_cache_module
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import evaluate
 from fastreid.utils.errors import UserError
@@ -39,7 +42,7 @@ def test_other_weights_are_refused(saved, small_cfg, tiny_model, folder):
     refuses("with other weights than .* --save-features", small_cfg, tiny_model, folder)
 
 
-@pytest.mark.parametrize("key, value", [("INPUT.SIZE_TEST", "[32, 8]"), ("TEST.FLIP", "True"), ("SOLVER.AMP", "True")])
+@pytest.mark.parametrize("key, value", [("INPUT.SIZE_TEST", "[32, 8]"), ("TEST.FLIP", "True")])
 def test_other_options_are_refused(saved, small_cfg, tiny_model, folder, key, value):
     small_cfg.merge_from_list([key, value])
     refuses("with other options than", small_cfg, tiny_model, folder)
@@ -59,6 +62,27 @@ def test_a_renamed_image_is_refused(saved, small_cfg, tiny_model, folder, tmp_pa
 def test_an_image_of_another_content_is_refused(saved, small_cfg, tiny_model, folder, tmp_path):
     Image.new("RGB", (8, 16)).save(tmp_path / "data/people/gallery/p0_c2.png")
     refuses("with other images than", small_cfg, tiny_model, folder)
+
+
+def test_an_image_that_was_replaced_by_one_of_the_same_size_is_refused(saved, small_cfg, tiny_model, folder, tmp_path):
+    image = tmp_path / "data/people/gallery/p0_c2.png"
+    size = image.stat().st_size
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    os.utime(image, ns=(1, 1))
+    assert image.stat().st_size == size
+    refuses("with other images than", small_cfg, tiny_model, folder)
+
+
+def test_features_of_an_older_decoder_are_refused(saved, small_cfg, tiny_model, folder, monkeypatch):
+    monkeypatch.setattr(feature_cache_module, "DECODER", DECODER + 1)
+    refuses("with other options than", small_cfg, tiny_model, folder)
+
+
+def test_images_whose_names_are_not_utf_8_have_features(small_cfg, tiny_model, folder, tmp_path):
+    image = tmp_path / "data/people/gallery/p0_c2.png"
+    image.rename(image.with_name("p0_c2_caf\udce9.png"))
+    table = evaluate(small_cfg, tiny_model, FeatureCache(folder, reuse=False)).table()
+    assert evaluate(small_cfg, tiny_model, FeatureCache(folder, reuse=True)).table() == table
 
 
 def test_missing_and_damaged_files_say_what_to_do(small_cfg, tiny_model, folder):

@@ -3,9 +3,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from fastreid.evaluation.pictures import FRAMES, MARGIN, TITLE, Row, Tile, draw_page, font, ranked_row, shorten
+from fastreid.evaluation.pictures import (
+    FRAMES,
+    MARGIN,
+    TITLE,
+    WIDEST,
+    Row,
+    Tile,
+    draw_page,
+    fitted,
+    font,
+    ranked_row,
+    shorten,
+)
 from fastreid.evaluation.ranked_lists import RankedItem, RankedQuery
 from fastreid.utils.errors import UserError
+from fastreid.utils.fonts import OWN, drawable
 
 
 @pytest.fixture
@@ -52,3 +65,17 @@ def test_long_names_keep_their_end():
 def test_a_missing_image_is_named(tmp_path):
     with pytest.raises(UserError, match="gone.png is not a readable image"):
         draw_page([Row("title", Tile(str(tmp_path / "gone.png")))])
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jpg", "a\nb\tc.jpg", "n" * 4000, "\u202egpj.exe", "\u674e\u660e_c1.jpg", ""])
+def test_any_name_can_be_drawn(path, name):
+    page = draw_page([Row(name, Tile(path, (name,), "query"), [Tile(path, (name, name))])], heading=name)
+    assert page.width < 2 * WIDEST
+
+
+def test_letters_that_no_font_has_are_told_apart():
+    assert drawable("caf\u00e9 \u0391 \u042f") == "caf\u00e9 \u0391 \u042f"
+    files = [str(OWN)]
+    one, other = drawable("\u674e", files), drawable("\u738b", files)
+    assert (one, other) == ("\\u674e", "\\u738b")
+    assert fitted("\u674e", 11)[0] in ("\u674e", "\\u674e")

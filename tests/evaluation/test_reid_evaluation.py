@@ -14,7 +14,7 @@ from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation import average_query_expansion, compute_distance, evaluate_rank, re_ranking, reid_evaluation
 from fastreid.evaluation.reid_evaluation import evaluate, evaluate_test_set, select_rows
-from fastreid.evaluation.results import Results
+from fastreid.evaluation.results import COLUMNS, Results
 from fastreid.utils.errors import UserError
 from fastreid.utils.figures import PALETTE
 
@@ -42,10 +42,25 @@ def test_the_table_has_the_published_form(small_cfg):
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["people_average", "people_std", "** all_average **"]
     splits = results.splits["people"]
     assert results.rows["people_average"]["mAP"] == pytest.approx(np.mean([row["mAP"] for row in splits.values()]))
+    cells = [cell.strip() for cell in lines[2].split("|")[2:-1]]
+    assert cells == [f"{results.rows['people_average'][column]:.2f}%" for column in COLUMNS]
+
+
+def test_a_data_set_of_one_split_has_one_row_and_no_part_in_an_average(small_cfg):
+    results = evaluated(small_cfg, *problem())
+    results.splits |= {"single": {"all": dict.fromkeys(COLUMNS, 12.3456)}, "twice": dict(results.splits["people"])}
+    assert list(results.rows) == ["people_average", "people_std", "single", "twice_average", "twice_std", "** all_average **"]
+    assert results.overall == results.rows["** all_average **"] == pytest.approx(results.rows["people_average"])
+    assert results.table().splitlines()[4].split("|")[2].strip() == "12.35%"
+
+
+def test_data_sets_of_one_split_have_no_average_in_the_table_but_one_by_which_the_best_model_is_chosen():
+    results = Results({name: {"all": dict.fromkeys(COLUMNS, value)} for name, value in (("a", 20.0), ("b", 40.0))})
+    assert list(results.rows) == ["a", "b"] and results.overall == dict.fromkeys(COLUMNS, 30.0)
 
 
 def test_the_whole_run_finds_people_by_their_look(small_cfg, tiny_model):
-    assert evaluate(small_cfg, tiny_model).rows["folder:people_average"]["Rank-1"] > 70
+    assert evaluate(small_cfg, tiny_model).rows["folder:people"]["Rank-1"] > 70
 
 
 def test_each_metric_is_that_of_the_matrix(small_cfg):
@@ -127,7 +142,9 @@ def test_results_are_written_for_programs_and_for_people(small_cfg, tmp_path):
     assert content["checkpoint"] == "model.pth"
     assert content["results"]["people_average"]["mAP"] == results.rows["people_average"]["mAP"]
     assert len(content["cmc"]["people"]) == 4 and content["cmc"]["people"][-1] == 100
-    assert (tmp_path / "results.txt").read_text() == results.table() + "\n"
+    assert (tmp_path / "results.txt").read_text() == f"{results.table()}\n\n{results.counted()}\n"
+    counted = {"queries": 3, "without_match": 1, "gallery": 5, "distractors": 1}
+    assert content["counts"]["people"] == {"split_1": counted, "split_2": {**counted, "queries": 2, "without_match": 0, "gallery": 4, "distractors": 0}}
     assert not (tmp_path / "per_query").exists()
 
     book = load_workbook(tmp_path / "results.xlsx")
@@ -146,8 +163,8 @@ def test_undefined_rates_are_empty_in_the_files(small_cfg, tmp_path):
     splits = [Split("split_1", np.array([0]), np.array([3, 4]))]
     results = evaluated(small_cfg, *problem(splits=splits))
     results.save(tmp_path)
-    assert math.isnan(results.rows["people_average"]["TPR@FPR=0.01"])
-    assert json.loads((tmp_path / "results.json").read_text())["results"]["people_average"]["TPR@FPR=0.01"] is None
+    assert math.isnan(results.rows["people"]["TPR@FPR=0.01"])
+    assert json.loads((tmp_path / "results.json").read_text())["results"]["people"]["TPR@FPR=0.01"] is None
     assert load_workbook(tmp_path / "results.xlsx")["results"]["I2"].value is None
 
 
@@ -202,9 +219,26 @@ class TestBadInput:
         with pytest.raises(UserError, match="people, split_1: The gallery set is empty .3 queries"):
             evaluated(small_cfg, *problem(splits=splits))
 
-    def test_a_query_without_a_match_is_left_out(self, small_cfg):
+    def test_a_query_without_a_match_is_left_out_and_counted(self, small_cfg, caplog):
         results = evaluated(small_cfg, *problem())
         assert results.cmc["people"][0][-1] == 1
+        assert "people: 1 of 5 queries have no match" in caplog.text and "the most in split_1, 1 of 3" in caplog.text
+        assert results.counted() == (
+            "people: 2 split(s), 2 to 3 queries (0 to 1 without a match, left out), 4 to 5 gallery images (0 to 1 of people "
+            "that no query asks for)"
+        )
+
+    @pytest.mark.parametrize("option", ["TEST.AQE.ENABLED", "TEST.RERANK.ENABLED", "TEST.PER_QUERY"])
+    def test_queries_of_the_gallerys_camera_alone_are_counted_whatever_the_options(self, small_cfg, caplog, option):
+        small_cfg.merge_from_list([option, "True"])
+        features, test_set = problem(splits=[Split("split_1", np.arange(3), np.arange(3, 8))])
+        test_set.items.camids[:] = [0, 0, 0, 1, 2, 0, 0, 0]  # person 1 is in the gallery, but in the query's camera
+        results = evaluated(small_cfg, features, test_set)
+        assert results.counts["people"]["split_1"].without_match == 2 and "2 of 3 queries have no match" in caplog.text
+
+    def test_a_test_in_which_every_query_has_a_match_warns_of_nothing(self, small_cfg, tiny_model, caplog):
+        assert evaluate(small_cfg, tiny_model).counts["folder:people"]["split_1"].without_match == 0
+        assert "no match" not in caplog.text
 
     @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.str_])
     def test_identities_of_any_type_give_the_same(self, small_cfg, dtype):

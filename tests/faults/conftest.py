@@ -29,7 +29,7 @@ INPUT: {{SIZE_TRAIN: [32, 16], SIZE_TEST: [32, 16], PADDING: 2, CJ: {{ENABLED: T
 DATASETS: {{NAMES: {SOURCES}, TESTS: ["folder:target"]}}
 DATALOADER: {{NUM_WORKERS: 0, NUM_INSTANCE: 2}}
 META:
-  DATA: {{NAMES: {SOURCES}, MTRAIN_MINI_BATCH: 6, MTRAIN_NUM_INSTANCE: 2}}
+  DATA: {{NAMES: {SOURCES}, MTRAIN_MINI_BATCH: 12, MTRAIN_NUM_INSTANCE: 2}}
   SOLVER: {{INIT: {{FIRST_INNER_LOOP: 2}}, MTRAIN: {{NUM_DOMAIN: 2}}}}
 SOLVER:
   {{BASE_LR: 0.001, IMS_PER_BATCH: 6, MAX_ITER: 1000, STEPS: [2], WARMUP_ITERS: 1, CHECKPOINT_PERIOD: 1, WRITE_PERIOD: 4}}
@@ -109,8 +109,13 @@ class Work:
         self.config = folder / "tiny.yml"
         self.config.write_text(CONFIG)
 
-    def start(self, run, *words, file_limit=None):
-        """Start the command with the output folder `run` and options; epochs 1000 unless they say otherwise."""
+    def start(self, run, *words, file_limit=None, shared_memory=None, patience=None):
+        """Start the command with the output folder `run` and options; epochs 1000 unless they say otherwise.
+
+        Args:
+            file_limit: the most bytes of a file. shared_memory: those of /dev/shm. patience: the seconds that a stop
+                waits for a batch.
+        """
         output = self.folder / f"output{len(self.started)}.txt"
         request = {
             "tool": str(ROOT / "tools" / "train_net.py"),
@@ -119,6 +124,8 @@ class Work:
             "output": str(output),
             "environment": {"FASTREID_DATASETS": str(self.data)},
             "file_limit": file_limit,
+            "shared_memory": shared_memory,
+            "patience": patience,
         }
         command = Command(self.launcher, self.launcher.ask({"start": request}), output)
         self.started.append(command.pid)

@@ -4,18 +4,31 @@ Each line of the input is a request, {"start": {...}} or {"wait": pid, "timeout"
 answer, a process id or an exit status (negative: the signal that killed it; null: it still runs).
 """
 
+import ctypes
 import json
 import os
 import resource
 import runpy
 import signal
+import subprocess
 import sys
 import time
 
 import fastreid.engine.defaults  # noqa: F401  what takes the time
+from fastreid.engine import stopping
+
+CLONE_NEWNS = 0x00020000
 
 
-def start(tool, words, folder, output, environment, file_limit):
+def shrink_shared_memory(size):
+    """Give this process, which must be root's, a small /dev/shm of its own."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
+        sys.exit(f"unshare: {os.strerror(ctypes.get_errno())}")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm"], check=True)
+
+
+def start(tool, words, folder, output, environment, file_limit, shared_memory, patience):
     """Fork a process that becomes the command, in a group of its own, and return its id."""
     pid = os.fork()
     if pid:
@@ -31,6 +44,10 @@ def start(tool, words, folder, output, environment, file_limit):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+    if shared_memory:
+        shrink_shared_memory(shared_memory)
+    if patience:
+        stopping.PATIENCE = patience
     sys.argv = [tool, *words]
     runpy.run_path(tool, run_name="__main__")
     sys.exit(0)

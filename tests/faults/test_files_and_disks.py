@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, disks that are full, folders that cannot be written to, images that cannot be read."""
 
+import contextlib
 import os
 import subprocess
 
@@ -44,28 +45,41 @@ def test_a_full_disk_is_an_error_and_the_checkpoint_of_before_stays(work):
     message = output.splitlines()[-1]
     assert message.startswith("error: cannot write ") and "MB needed" in message and "Traceback" not in output
     assert work.last("run") == last and (folder / last).read_bytes() == before
-    assert not [name for name in work.names("run") if name.startswith(".")]
+    assert not [name for name in work.names("run") if ".tmp" in name]
     assert not (folder / "model_0000011.pth").exists()
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 3 MB, where it can be mounted."""
+    """A file system of 8 MB, where it can be mounted."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("no right to mount a small file system")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_file_system_is_an_error_before_anything_is_written(work, small_disk):
+def test_a_file_system_without_room_for_the_checkpoints_is_refused_at_the_start(work, small_disk):
     output = work.start("small").finish(status=2)
+    message = output.splitlines()[-1]
+    assert "error: the run's 1001 new checkpoints of " in message and "SOLVER.CHECKPOINT_KEEP" in message
+    assert "training from" not in output and not list(small_disk.glob("*.pth"))
+
+
+def test_a_file_system_that_others_fill_is_an_error_before_anything_is_written(work, small_disk):
+    command = work.start("small", "SOLVER.CHECKPOINT_KEEP", 1)
+    work.wait_for_checkpoint("small")
+    with (small_disk / "other").open("wb") as other, contextlib.suppress(OSError):
+        while True:
+            other.write(bytes(4096))
+            other.flush()
+    output = command.finish(status=2)
     assert "error: cannot write " in output.splitlines()[-1] and "Traceback" not in output
     last = work.last("small")
     assert last and work.content("small", last)["iteration"] >= 3
-    assert not [name for name in work.names("small") if name.startswith(".")]
+    assert not [name for name in work.names("small") if ".tmp" in name]
 
 
 @pytest.fixture

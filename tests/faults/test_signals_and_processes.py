@@ -2,8 +2,12 @@
 
 import os
 import signal
+import subprocess
+import time
 
 import pytest
+
+
 
 @pytest.mark.parametrize("sent, workers", [(signal.SIGTERM, 2), (signal.SIGINT, 0)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_to_all_processes_saves_and_stops(work, sent, workers):
@@ -33,3 +37,49 @@ def test_a_worker_that_is_killed_ends_the_run_with_its_name_and_the_checkpoint_o
     assert message.startswith("error: ") and f"DataLoader worker (pid {worker}) is killed by signal: " in message
     assert "--resume" in message and "Traceback" not in output
     assert work.last("run") >= saved and work.content("run", work.last("run"))["iteration"] >= 3
+
+
+def test_a_second_run_in_a_folder_that_a_living_one_writes_into_is_an_error(work):
+    first = work.start("run")
+    work.wait_for_checkpoint("run")
+    config = (work.folder / "run" / "config.yaml").read_bytes()
+    for words in (["SOLVER.BASE_LR", 0.5], ["--resume"]):
+        output = work.start("run", *words).finish(status=2)
+        message = output.splitlines()[-1]
+        assert message.startswith(f"error: {work.folder / 'run'} is in use by process {first.pid}") and "Traceback" not in output
+    assert (work.folder / "run" / "config.yaml").read_bytes() == config
+    os.kill(first.pid, signal.SIGTERM)
+    first.finish(status=128 + signal.SIGTERM)
+
+
+@pytest.fixture
+def namespaces():
+    """The right to a /dev/shm of one's own."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "mount", "--make-rprivate", "/"], capture_output=True).returncode:
+        pytest.skip("no right to mount another /dev/shm")
+
+
+@pytest.mark.parametrize("where", ["training", "test"])
+def test_too_little_shared_memory_is_one_line(work, namespaces, where):
+    large = ["INPUT.SIZE_TRAIN", [128, 64], "INPUT.SIZE_TEST", [128, 64], "DATALOADER.NUM_WORKERS", 1, "TEST.IMS_PER_BATCH", 6]
+    words = large if where == "training" else ["--eval-only", *large]
+    output = work.start("run", *words, shared_memory="400k").finish(status=2)
+    message = output.splitlines()[-1]
+    assert message.startswith("error: ") and "--shm-size" in message and "Traceback" not in output
+
+
+def test_a_signal_stops_a_run_whose_loader_gives_nothing(work):
+    """A network folder that does not answer, by a pipe in an image's place."""
+    command = work.start("run", "DATALOADER.NUM_WORKERS", 1, patience=0.2)
+    saved = work.wait_for_checkpoint("run")
+    for image in (work.data / "b" / "train").iterdir():
+        image.unlink()
+        os.mkfifo(image)
+    deadline, written = time.monotonic() + 5, -1
+    while time.monotonic() < deadline and written != len(command.path.read_text()):  # until the log stands still
+        written = len(command.path.read_text())
+        time.sleep(0.3)
+    os.kill(command.pid, signal.SIGTERM)
+    output = command.finish(status=128 + signal.SIGTERM)
+    assert "stopped by SIGTERM, as no batch came: the same command with --resume goes on from model_" in output
+    assert "Traceback" not in output and work.last("run") >= saved

@@ -43,8 +43,8 @@ def test_non_local_adds_the_mean_of_all_positions_weighted_by_similarity():
     positions = [(row, column) for row in range(3) for column in range(2)]
     for image in range(2):
         for i in positions:
-            here = x[image, :, *i]
-            others = [x[image, :, *j] for j in positions]
+            here = x[image, :, i[0], i[1]]
+            others = [x[image, :, j[0], j[1]] for j in positions]
             similarity = [math.exp((theta @ here) @ (phi @ other)) for other in others]
             mean = sum(s * (g @ other) for s, other in zip(similarity, others)) / sum(similarity)
             expected = (w @ mean - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias

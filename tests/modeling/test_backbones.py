@@ -25,7 +25,8 @@ GATED = norm_factory("BIN_gate2")
 
 def config(name, *options):
     cfg = get_cfg()
-    cfg.merge_from_list(["MODEL.BACKBONE.NAME", f"build_{name}_backbone", "MODEL.BACKBONE.PRETRAIN", "False", *options])
+    cfg.merge_from_list(["MODEL.BACKBONE.NAME", f"build_{name}_backbone", "MODEL.BACKBONE.PRETRAIN", "False"])
+    cfg.merge_from_list(["MODEL.BACKBONE.DEPTH", "50", "MODEL.NORM.TYPE_BACKBONE", "BN", *options])
     return cfg
 
 

@@ -39,22 +39,26 @@ def test_test_feature_is_the_normalized_one():
     torch.testing.assert_close(head(x), expected)
 
 
-@pytest.mark.parametrize("neck_feat", ["before", "after"])
-def test_training_gives_the_metric_feature_and_the_logits_of_the_normalized_one(neck_feat):
-    head, x = make_head("MODEL.HEADS.NECK_FEAT", neck_feat), feature_map()
-    features, logits = head(x, labels())
+def test_training_gives_the_feature_before_and_after_normalization_and_the_logits_of_the_latter():
+    head, x = make_head(), feature_map()
+    before, after, logits = head(x, labels())
     pooled = x.mean((2, 3))
     neck = F.batch_norm(pooled, None, None, head.classifier_norm.weight, training=True)
-    torch.testing.assert_close(features, pooled if neck_feat == "before" else neck)
+    torch.testing.assert_close(before, pooled)
+    torch.testing.assert_close(after, neck)
     torch.testing.assert_close(logits, neck @ head.classifier_fc.weight.T)
 
 
-def test_bottleneck_reduces_the_channels_of_everything_after_it():
-    head, x = make_head("META.BOTTLENECK", 3), feature_map()
-    assert head.bottleneck.weight.shape == (3, C, 1, 1)
-    features, logits = head(x, labels())
-    torch.testing.assert_close(features, x.mean((2, 3)) @ head.bottleneck.weight[:, :, 0, 0].T)
-    assert logits.shape == (N, K) and head.classifier_fc.weight.shape == (K, 3)
+@pytest.mark.parametrize("norm", [True, False])
+def test_bottleneck_reduces_the_channels_of_everything_after_it(norm):
+    head = make_head("META.BOTTLENECK.DO_IT", "True", "META.BOTTLENECK.REDUCTION_DIM", 3, "META.BOTTLENECK.NORM", str(norm))
+    x = feature_map()
+    before, after, logits = head(x, labels())
+    reduced = F.linear(x.mean((2, 3)), head.bottleneck[0].weight, head.bottleneck[0].bias)
+    reduced = F.batch_norm(reduced, None, None, training=True) if norm else reduced
+    torch.testing.assert_close(before, F.leaky_relu(reduced, 0.1))
+    assert (head.bottleneck[0].bias is None) == norm
+    assert after.shape == before.shape == (N, 3) and logits.shape == (N, K) and head.classifier_fc.weight.shape == (K, 3)
     assert head.eval()(x).shape == (N, 3)
 
 
@@ -80,8 +84,8 @@ def test_every_pooling_and_classification_layer_trains_and_tests(pool_layer, cls
     head = make_head("MODEL.HEADS.POOL_LAYER", pool_layer, "MODEL.HEADS.CLS_LAYER", cls_layer)
     x = feature_map()[:, :, :1, :1] if pool_layer == "identity" else feature_map()
     x.requires_grad_()
-    features, logits = head(x, labels())
-    assert features.shape == (N, C) and logits.shape == (N, K)
+    features, after, logits = head(x, labels())
+    assert features.shape == after.shape == (N, C) and logits.shape == (N, K)
     (F.cross_entropy(logits, labels()) + features.square().sum()).backward()
     assert x.grad.isfinite().all() and x.grad.any()
     assert all(p.grad.isfinite().all() for p in head.parameters() if p.requires_grad)
@@ -96,11 +100,16 @@ def test_identity_pooling_refuses_a_map_larger_than_1x1():
 
 @pytest.mark.parametrize(
     "option, value, error",
-    [("NECK_FEAT", "between", UserError), ("POOL_LAYER", "avg", UserError), ("CLS_LAYER", "fc", UserError)],
+    [("POOL_LAYER", "avg", UserError), ("CLS_LAYER", "fc", UserError)],
 )
 def test_unknown_values_name_the_option(option, value, error):
     with pytest.raises(error, match=f"MODEL.HEADS.{option} must be .*found '{value}'"):
         make_head(f"MODEL.HEADS.{option}", value)
+
+
+def test_a_bottleneck_without_channels_is_an_error():
+    with pytest.raises(UserError, match="META.BOTTLENECK.REDUCTION_DIM must be at least 1 channel; found 0"):
+        make_head("META.BOTTLENECK.DO_IT", "True", "META.BOTTLENECK.REDUCTION_DIM", 0)
 
 
 def test_head_is_registered():

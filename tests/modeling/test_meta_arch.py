@@ -45,7 +45,7 @@ def test_features_in_evaluation_and_two_outputs_in_training():
     model = build_model(config())
     assert isinstance(model, Metalearning)
     batch = {"images": images(4), "targets": torch.tensor([0, 0, 1, 1])}
-    features, logits = model(batch)
+    features, _, logits = model(batch)
     assert features.shape == (4, 1280) and logits.shape == (4, 5)
     assert model.eval()({"images": batch["images"]}).shape == (4, 1280)
 
@@ -113,7 +113,7 @@ def test_everything_works_in_double_precision():
     twin = copy.deepcopy(model)
     batch = {"images": images(4).double(), "targets": torch.tensor([0, 0, 1, 1])}
     outputs = model(batch)
-    assert outputs.features.dtype == outputs.logits.dtype == torch.float64
+    assert outputs.before.dtype == outputs.logits.dtype == torch.float64
     outputs.logits.sum().backward()
     assert model.backbone.layer1.bn.gate.grad.dtype == torch.float64
     features = twin.eval()({"images": batch["images"]})
@@ -219,5 +219,5 @@ def test_every_map_is_in_channels_last_forward_and_backward():
     for module in model.backbone.modules():
         if isinstance(module, nn.Conv2d) or hasattr(module, "gate"):
             module.register_forward_hook(watch)
-    model({"images": images(), "targets": torch.tensor([0, 1])}).features.square().sum().backward()
+    model({"images": images(), "targets": torch.tensor([0, 1])}).before.square().sum().backward()
     assert layouts == {True}

@@ -134,7 +134,9 @@ def test_missing_file_says_where_it_belongs_and_how_to_do_without(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert "pretrained/mobilenetv2_1.4.pth" in one_line(config("", depth=14))
     assert str(path) in one_line(config(path, depth=18, name="resnet"))
-    assert "pretrained/mobilenetv2_1.0.pth" in one_line(config("", "BN", "MODEL.BACKBONE.NAME", "mobilenet_v2_1.0"))
+    for name in ("", "pretrained/mobilenetv2_1.4.pth"):
+        message = one_line(config(name, "BN", "MODEL.BACKBONE.NAME", "mobilenet_v2_1.4"))
+        assert "pretrained/mobilenetv2_1.4.pth" in message and "torchreid's model zoo" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"<html>not found</html>\n" * 20])
@@ -205,3 +207,64 @@ class TestTorchvisionWeights:
         self.cached.parent.mkdir()
         self.cached.write_bytes(b"PK\x03\x04 cut off")
         assert str(self.cached) in one_line(config("", depth=18, name="resnet"))
+
+    def test_offline_mobilenet_of_width_1_is_one_clear_line_too(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for path in ("", "./pretrained/mobilenetv2_1.0.pth"):
+            message = one_line(config(path, depth=10))
+            assert "checkpoints/mobilenet_v2-b0353104.pth" in message and "no network in tests" in message
+        assert "no pre-trained weights at other.pth" in one_line(config("other.pth", depth=10))
+
+
+class TestTorchvisionsMobileNet:
+    """Its first block has no expansion: ours gets one that changes nothing."""
+
+    @pytest.fixture(scope="class")
+    def theirs(self):
+        """torchvision's model with statistics and affine parameters that are none of the first values."""
+        torch.manual_seed(3)
+        model = torchvision.models.mobilenet_v2(weights=None).eval()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                for tensor in (module.weight, module.running_var):
+                    tensor.data.uniform_(0.7, 1.4)
+                for tensor in (module.bias, module.running_mean):
+                    tensor.data.uniform_(-0.4, 0.6)
+        return model
+
+    def cache(self, monkeypatch, tmp_path, model):
+        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "checkpoints").mkdir()
+        torch.save(model.state_dict(), tmp_path / "checkpoints" / "mobilenet_v2-b0353104.pth")
+
+    def compare(self, theirs, *options):
+        images = torch.randn(2, 3, 64, 64)
+        ours = build_backbone(config(*options, depth=10)).eval()
+        with torch.no_grad():
+            expected, found = theirs.features(images), ours(images)
+        assert expected.std() > 0.05 and found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+    def test_features_are_torchvisions_own(self, theirs, tmp_path, monkeypatch):
+        self.cache(monkeypatch, tmp_path, theirs)
+        self.compare(theirs, "", "BN", "MODEL.BACKBONE.LAST_STRIDE", "2")
+
+    def test_features_with_gates_at_one_are_too(self, theirs, tmp_path, monkeypatch):
+        self.cache(monkeypatch, tmp_path, theirs)
+        self.compare(theirs, "", "BIN_gate2", "MODEL.BACKBONE.LAST_STRIDE", "2", "MODEL.NORM.BIN_INIT", "one")
+
+    def test_a_file_in_torchvisions_naming_is_read_and_wins_over_the_cache(self, theirs, tmp_path, monkeypatch):
+        self.cache(monkeypatch, tmp_path, torchvision.models.mobilenet_v2(weights=None))
+        for path in (tmp_path / "mine.pth", tmp_path / "pretrained" / "mobilenetv2_1.0.pth"):
+            path.parent.mkdir(exist_ok=True)
+            torch.save({"state_dict": theirs.state_dict()}, path)
+        self.compare(theirs, tmp_path / "mine.pth", "BN", "MODEL.BACKBONE.LAST_STRIDE", "2")
+        self.compare(theirs, "", "BN", "MODEL.BACKBONE.LAST_STRIDE", "2")
+
+    def test_a_file_of_another_width_is_told_by_the_shapes(self, tmp_path):
+        with torch.device("meta"):
+            shapes = torchvision.models.mobilenet_v2(weights=None, width_mult=0.5).state_dict()
+        path = tmp_path / "half.pth"
+        torch.save({name: torch.zeros(t.shape) for name, t in shapes.items()}, path)
+        assert f"{path} is of another architecture than MobileNetV2 x1" in one_line(config(path, depth=10))

@@ -24,6 +24,7 @@ def weights_file(path, **options):
 def build(path, *options, **norm):
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.BACKBONE.NAME", "resnet18", "MODEL.BACKBONE.PRETRAIN_PATH", str(path)])
+    cfg.MODEL.NORM.TYPE_BACKBONE = "BN"
     for option in options:
         cfg.MODEL.BACKBONE[option] = True
     for option, value in norm.items():

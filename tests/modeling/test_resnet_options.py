@@ -21,7 +21,7 @@ EVERYTHING = ("WITH_IBN", "WITH_SE", "WITH_NL")
 def build(*options, name="resnet18", **norm):
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.PRETRAIN", "False"])
-    cfg.MODEL.NORM.BIN_INIT = "half"
+    cfg.MODEL.NORM.TYPE_BACKBONE, cfg.MODEL.NORM.BIN_INIT = "BN", "half"
     for option in options:
         cfg.MODEL.BACKBONE[option] = True
     for option, value in norm.items():

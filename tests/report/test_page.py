@@ -174,6 +174,16 @@ def test_more_runs_than_colours_are_refused(report_tool, tmp_path):
         report_tool.main([str(tmp_path / str(number)) for number in range(9)])
 
 
+@pytest.mark.parametrize("name", ["model_final.pth", "config.yaml", "metrics.json", "per_query/target.csv"])
+def test_a_file_that_is_no_page_is_not_replaced(made, report_tool, tmp_path, name):
+    folder = shutil.copytree(made.write_numbers(tmp_path / "run"), tmp_path / "copy")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("something")
+    with pytest.raises(UserError, match="is there and is no page: choose a name that ends in .html"):
+        report_tool.main([str(folder), "--no-images", "--output", str(folder / name)])
+    assert (folder / name).read_text() == "something"
+
+
 def test_the_page_lies_in_the_first_folder(made, report_tool, tmp_path, capsys):
     folder = shutil.copytree(made.write_numbers(tmp_path / "run"), tmp_path / "copy")
     report_tool.main([str(folder), "--no-images"])

@@ -9,6 +9,7 @@ from PIL import Image
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.report import queries
 from fastreid.report.queries import THUMBNAIL, ListOptions, RunLists, Thumbnails, query_sets, run_lists
+from fastreid.report.query_cards import QueryLists, queries_section
 from fastreid.report.runs import read_run
 from fastreid.utils.errors import UserError
 
@@ -37,6 +38,11 @@ def test_the_worst_and_the_best_are_shown_worst_first():
 
 def test_a_query_without_a_true_match_is_neither():
     assert chosen(5, found(a=0.9, b=None, c=0.5)) == ["c", "a"]
+    [shown] = query_sets([RunLists({"x": ("split_1", found(a=0.9, b=None, c=0.5))})], 5)
+    assert (shown.queries, shown.unmatched) == (3, 1)
+    shown.cards.clear()  # no pictures are needed to read what stands above them
+    section = queries_section(QueryLists([shown], [], Thumbnails(0)), [])
+    assert "of 3 queries" in section and "1 have no true match in the gallery" in section
 
 
 def test_what_one_run_finds_hard_is_shown_with_the_lists_of_all():

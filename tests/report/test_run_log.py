@@ -60,3 +60,12 @@ def test_other_tables_are_passed_over():
 @pytest.mark.parametrize(("text", "value"), [("49.68", 49.68), ("49.68%", 49.68), ("nan", math.nan), ("-", math.nan)])
 def test_cells(text, value):
     assert percentage(text) == pytest.approx(value, nan_ok=True)
+
+
+def test_data_sets_of_one_split_have_averages_in_the_report_though_not_in_the_table():
+    lines = ["| Datasets | Rank-1 | mAP |", "|:--|:--|:--|", "| Market1501 | 80.00% | 60.00% |", "| DukeMTMC | 40.00% | 30.00% |"]
+    rows = parse_table(lines)
+    assert list(rows) == ["Market1501_average", "DukeMTMC_average", "** all_average **"]
+    assert rows["** all_average **"] == {"Rank-1": 60.0, "mAP": 45.0}
+    mixed = parse_table([*lines, "| ALL_GRID_average | 50.00% | 40.00% |", "| ** all_average ** | 50.00% | 40.00% |"])
+    assert mixed["** all_average **"] == mixed["ALL_GRID_average"] == {"Rank-1": 50.0, "mAP": 40.0}

@@ -116,6 +116,18 @@ def test_runs_are_found_at_any_depth(made, tmp_path):
         find_runs(tmp_path / "absent")
 
 
+def test_runs_of_linked_folders_are_found_each_once_by_its_own_name(made, tmp_path):
+    for name in ("logs/z", "far/x", "far/y/w"):
+        made.write_numbers(tmp_path / name)
+    logs = tmp_path / "logs"
+    (logs / "best").symlink_to(logs / "z")
+    (logs / "link").symlink_to(tmp_path / "far")
+    (logs / "loop").symlink_to(logs)
+    assert run_names(find_runs(logs), logs) == ["link/x", "link/y/w", "z"]
+    assert run_names(find_runs(logs / "link"), logs / "link") == ["x", "y/w"]
+    assert run_names(find_runs(logs / "best"), logs / "best") == ["z"]
+
+
 def test_names_are_as_short_as_they_may_be(tmp_path):
     assert run_names([tmp_path / "x" / "run", tmp_path / "y" / "run"]) == ["x/run", "y/run"]
     assert run_names([tmp_path / "x" / "one", tmp_path / "y" / "two"]) == ["one", "two"]

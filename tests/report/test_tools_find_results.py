@@ -42,6 +42,19 @@ def test_output_and_base_can_be_named(made, find_results_tool, tmp_path):
     assert rows["Option"] == ("mine", "run") and rows["SOLVER.BASE_LR"] == ("0.7", "0.01")
 
 
+@pytest.mark.parametrize("name", ["results", "per_query/target"])
+def test_a_file_that_a_run_wrote_is_no_output(made, find_results_tool, tmp_path, name):
+    run = tmp_path / "logs" / "run"
+    made.write_numbers(run)
+    kept = [run / "results.xlsx", run / "per_query" / "target.csv"]
+    kept[1].parent.mkdir(exist_ok=True)
+    for path in kept:
+        path.write_text("of the run")
+    with pytest.raises(UserError, match="which this command reads and would replace"):
+        find_results_tool.main([str(tmp_path / "logs"), "--output", str(run / name)])
+    assert [path.read_text() for path in kept] == ["of the run"] * 2
+
+
 def test_a_folder_without_runs_is_an_error(find_results_tool, tmp_path):
     with pytest.raises(UserError, match="no run below"):
         find_results_tool.main([str(tmp_path)])

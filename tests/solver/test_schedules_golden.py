@@ -71,12 +71,15 @@ def test_fixed_inner_ratio_needs_no_cycle():
 
 def test_gate_schedules_differ_as_named():
     main = rates(config(), "main")
-    assert rates(config("META.SOLVER.NORM_SCHEDULER", "same"), "norm") == main
-    no_warm = rates(config("META.SOLVER.NORM_SCHEDULER", "no_warm"), "norm")
+    assert rates(config("SOLVER.NORM_SCHEDULER", "same"), "norm") == main
+    no_warm = rates(config("SOLVER.NORM_SCHEDULER", "no_warm"), "norm")
     assert no_warm[0] == 0.01 and no_warm[10:] == main[10:]
-    cyclic = rates(config("META.SOLVER.NORM_SCHEDULER", "cyclic"), "norm", n=101)
-    assert min(cyclic) == pytest.approx(0.001) and max(cyclic) == pytest.approx(0.1)
-    assert cyclic[50] == max(cyclic) and cyclic[100] == cyclic[0]
+    # 20 iterations an epoch
+    cyclic = rates(config("SOLVER.NORM_SCHEDULER", "cyclic"), "norm", n=101)
+    assert cyclic[0] == cyclic[20] == min(cyclic) == pytest.approx(0.0001)
+    assert cyclic[10] == max(cyclic) == pytest.approx(0.01) and cyclic[5] == cyclic[15] == pytest.approx(0.00505)
+    cycle = ["SOLVER.CYCLIC_MIN_LR", 0.2, "SOLVER.CYCLIC_MAX_LR", 0.6, "SOLVER.CYCLIC_PERIOD_PER_EPOCH", 5.0]
+    assert rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *cycle), "norm", n=5) == pytest.approx([0.2, 0.4, 0.6, 0.4, 0.2])
 
 
 def test_warmup_method_and_factor_are_read():

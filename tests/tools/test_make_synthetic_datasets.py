@@ -185,7 +185,9 @@ def test_a_set_of_other_options_is_replaced_only_when_told(tmp_path, capsys):
     options = ("--scale", "tiny", "--sets", "viper")
     assert draw(tmp_path, *options) == 0
     assert draw(tmp_path, *options, "--seed", "1") == 2
-    assert "--overwrite" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "seed 0, now 1" in message and "use another --root" in message
+    assert message.index("another run's, such as that of make demo") < message.index("--overwrite deletes the set")
     before = contents(tmp_path)
     assert draw(tmp_path, *options, "--seed", "1", "--overwrite") == 0
     assert contents(tmp_path) != before

@@ -27,7 +27,9 @@ CONFIG = """
 MODEL:
   DEVICE: cpu
   BACKBONE: {NAME: build_mobilenet_v2_backbone, DEPTH: 2, PRETRAIN: False}
+  NORM: {TYPE_BACKBONE: BN}
   HEADS: {IN_FEAT: 1280}
+META: {DATA: {NAMES: ''}}
 INPUT: {SIZE_TRAIN: [32, 16], SIZE_TEST: [32, 16], PADDING: 2}
 DATASETS: {NAMES: ['folder:s1', 'folder:s2'], TESTS: ['folder:t1', 'folder:t2']}
 DATALOADER: {NUM_WORKERS: 0, NUM_INSTANCE: 2}

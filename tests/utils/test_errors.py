@@ -1,11 +1,15 @@
 """How commands show what the user can mend."""
 
+import os
+import signal
 import sys
+import threading
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from fastreid.utils.errors import UserError, run_command
+from fastreid.utils.files import atomic_path
 
 
 class NarrowerError(UserError):
@@ -34,6 +38,31 @@ def test_an_error_of_the_user_is_one_line_and_status_2(kind, capsys):
 
 def test_ctrl_c_is_status_130(capsys):
     assert outcome(raising(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
+
+
+def test_sigterm_is_status_143_and_what_was_half_written_is_removed(tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def command():
+        with atomic_path(tmp_path / "result.json") as temporary:
+            temporary.write_text("{")
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("went on")
+
+    assert outcome(command, capsys) == (143, "stopped by SIGTERM\n")
+    assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_is_left_to_whoever_handles_it_already(capsys):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run_command(lambda: os.kill(os.getpid(), signal.SIGTERM)) is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    thread = threading.Thread(target=run_command, args=[lambda: None])  # which may not handle signals
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_defect_of_the_program_is_raised(capsys):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from collections import namedtuple
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from fastreid.utils import files
 from fastreid.utils.errors import UserError
-from fastreid.utils.files import atomic_path, remove_leftovers, write_bytes, write_json, write_text
+from fastreid.utils.files import atomic_path, open_own, refuse_inputs, remove_leftovers, write_bytes, write_json, write_text
 
 
 def test_a_file_appears_only_at_the_end(tmp_path):
@@ -120,3 +121,25 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     temporary.touch()
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_an_input_is_no_output_by_whatever_name(tmp_path, link):
+    source, output = tmp_path / "weights.pt2", tmp_path / "out.pt2"
+    source.write_text("weights")
+    refuse_inputs(output, [source, tmp_path / "absent"])
+    if link is None:
+        output = tmp_path / "folder" / ".." / "weights.pt2"
+        output.parent.parent.mkdir()
+    else:
+        link(source, output)
+    with pytest.raises(UserError, match="which this command reads and would replace"):
+        refuse_inputs(output, [tmp_path / "absent", source])
+
+
+def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(UserError, match=f"{name} is a link, or no file of one name"):
+            open_own(tmp_path / name, os.O_RDWR | os.O_CREAT)

@@ -96,7 +96,7 @@ def make_config(model: str, way: str, batch: int, size: list[int]) -> CfgNode:
     cfg.SOLVER.IMS_PER_BATCH = cfg.META.DATA.MTRAIN_MINI_BATCH = batch
     cfg.SOLVER.ITERS_PER_EPOCH, cfg.META.DATA.NUM_DOMAINS = 1000, DOMAINS
     cfg.SOLVER.CHECK_FINITE = way.startswith("plain")
-    cfg.SOLVER.AMP = way.startswith("bf16")
+    cfg.SOLVER.AMP = cfg.SOLVER.AMP_ON_CPU = way.startswith("bf16")
     cfg.SOLVER.COMPILE = "norm" if "norm" in way else "model" if way == "model" else "off"
     cfg.MODEL.BACKBONE.CHECKPOINT = LARGEST[model] if "checkpoint" in way else ()
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = size

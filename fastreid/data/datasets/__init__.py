@@ -18,7 +18,7 @@ from fastreid.data.datasets.image_folder import PREFIX, ImageFolder
 from fastreid.data.datasets.market1501 import DGMarket1501, Market1501
 from fastreid.data.datasets.msmt17 import DGMSMT17, DGMSMT17V1, DGMSMT17V2, MSMT17, MSMT17V1, MSMT17V2
 from fastreid.data.datasets.prid import PRID
-from fastreid.data.datasets.viper import VIPeR, VIPeRAllVariants
+from fastreid.data.datasets.viper import VIPeR, VIPeRAllVariants, VIPeRAllVariantsFirstFive, VIPeRFirstFive
 from fastreid.utils.errors import UserError
 
 __all__ = ["Items", "ReidDataset", "Split", "TestSet", "build_dataset", "dataset_names", "datasets_root"]
@@ -44,7 +44,7 @@ DATASETS: dict[str, type[ReidDataset]] = {
     "MSMT17": MSMT17,
     "MSMT17_V1": MSMT17V1,
     "MSMT17_V2": MSMT17V2,
-    # Target domains: only tested on, with ten splits.
+    # Target domains: only tested on, with ten splits if the name does not say otherwise.
     "DG_GRID": GRID,
     "ALL_GRID": GRID,
     "DG_PRID": PRID,
@@ -53,7 +53,9 @@ DATASETS: dict[str, type[ReidDataset]] = {
     "ALL_iLIDS": ILIDS,
     "DG_VIPeR": VIPeR,
     "ALL_VIPER_only_10": VIPeR,
+    "ALL_VIPER_only_5": VIPeRFirstFive,
     "ALL_VIPER_10": VIPeRAllVariants,
+    "ALL_VIPER": VIPeRAllVariantsFirstFive,
 }
 
 

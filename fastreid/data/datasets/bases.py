@@ -14,6 +14,9 @@ from fastreid.data.datasets.files import image_names, require_dataset_folder, re
 from fastreid.utils.errors import UserError
 
 
+MOST = 2**53  # beyond all numbers that data sets have, and within what arrays and files hold
+
+
 @dataclass(frozen=True, eq=False)
 class Items:
     """Images with their identities and cameras, as arrays so that loader workers share the memory.
@@ -35,8 +38,12 @@ class Items:
 
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[str, int, int]]) -> Items:
-        """Build from (path, pid, camid) rows."""
+        """Build from (path, pid, camid) rows; raises UserError for a number that no array holds, as of a name of digits."""
         rows = list(rows)
+        for path, *numbers in rows:
+            if max(numbers, default=0) > MOST:
+                raise UserError(f"{path}: the name holds the number {max(numbers)}, expected identity and camera up to "
+                                f"{MOST}: rename or remove the file")
         return cls(np.array([row[0] for row in rows], dtype=np.str_),
                    np.array([row[1] for row in rows], dtype=np.int64),
                    np.array([row[2] for row in rows], dtype=np.int64))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -59,8 +61,9 @@ class CUHK03(ReidDataset):
     Statistics: train 7,365 images, query 1,400, gallery 5,332 (detected); 7,368, 1,400 and 5,328 (labelled).
     Licence: for academic use, on request from the authors.
     Files: splits_new_detected.json or, without it, cuhk03_new_protocol_config_detected.mat (MATLAB v5), and the images
-    they name in images_detected. Both hold filelist, labels and camId per image; train_idx, query_idx and gallery_idx
-    count from 1.
+    they name in images_detected. Both hold filelist, labels and camId per image (without camId the view in the file name
+    is the camera); train_idx, query_idx and gallery_idx count from 1. The .json may also be the published programs': a
+    list with one object {train, query, gallery} of rows [path, person, camera].
     """
 
     folder = "cuhk03"
@@ -97,13 +100,23 @@ class CUHK03(ReidDataset):
 
     def read_mat(self) -> dict[str, list]:
         """The variables of the publishers' file as lists; raises UserError if they are not of the types expected."""
-        mat = load_mat(self.name, self.protocol_path, PROTOCOL_KEYS)
+        mat = load_mat(self.name, self.protocol_path, PROTOCOL_KEYS, optional=("camId",))
         try:
             names = [str(np.asarray(cell).item()).strip() for cell in mat["filelist"].ravel()]
-            numbers = {key: mat[key].ravel().astype(np.int64).tolist() for key in PROTOCOL_KEYS[1:]}
+            numbers = {key: mat[key].ravel().astype(np.int64).tolist() for key in PROTOCOL_KEYS[1:] if key in mat}
         except (TypeError, ValueError) as error:
             raise self.bad_protocol("filelist must hold file names, the other variables numbers") from error
+        if "camId" not in numbers:
+            numbers["camId"] = self.views(names)
         return {"filelist": names, **numbers}
+
+    def views(self, names: Sequence[str]) -> list[int]:
+        """The camera of each image, 1 or 2, by its file name; raises UserError for a name of another form."""
+        matches = [DGCUHK03Detected.pattern.match(name) for name in names]
+        if None in matches:
+            raise self.bad_protocol(f"without camId the cameras are in filelist, whose names must be like "
+                                    f"{DGCUHK03Detected.example}; found {names[matches.index(None)]}")
+        return [int(match["view"]) for match in matches]
 
     def read_json(self) -> dict[str, list]:
         """The lists of the prepared file; raises UserError if they are not of the types expected."""
@@ -111,12 +124,29 @@ class CUHK03(ReidDataset):
             columns = json.loads(self.protocol_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise unusable(self.protocol_path, f"it cannot be read as JSON ({error})") from error
+        if isinstance(columns, list):
+            return self.columns_of_rows(columns)
         for key in PROTOCOL_KEYS:
             kind = str if key == "filelist" else int
             values = columns.get(key) if isinstance(columns, dict) else None
             if not isinstance(values, list) or not all(type(value) is kind for value in values):
                 raise unusable(self.protocol_path, f"expected an object whose {key} is a list of {kind.__name__}")
         return columns
+
+    def columns_of_rows(self, splits: list) -> dict[str, list]:
+        """The lists of a file of the published programs; raises UserError if it is not one split of rows."""
+        parts = ("train", "query", "gallery")
+        try:
+            [split] = splits
+            rows = [(str(path), int(pid), int(camid)) for part in parts for path, pid, camid in split[part]]
+            ends = np.cumsum([0, *(len(split[part]) for part in parts)]).tolist()
+        except (TypeError, ValueError, KeyError) as error:
+            raise unusable(self.protocol_path, "expected one split, an object whose train, query and gallery are rows "
+                                               "[path, person, camera]") from error
+        names = [path.replace("\\", "/").rpartition("/")[2] for path, _, _ in rows]
+        indices = [list(range(first + 1, last + 1)) for first, last in pairwise(ends)]
+        return {"filelist": names, "labels": [pid for _, pid, _ in rows], "camId": [camid for *_, camid in rows],
+                **dict(zip(INDEX_KEYS, indices, strict=True))}
 
     def train(self) -> Items:
         """The images of the training people."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import zlib
@@ -13,7 +14,11 @@ import numpy as np
 
 from fastreid.utils.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 255  # of a file's name
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
+OTHER_PICTURES = (".webp", ".tif", ".tiff", ".gif", ".jfif", ".jp2", ".avif", ".heic", ".ppm", ".pgm", ".tga")
 ROOT_ADVICE = "set FASTREID_DATASETS to the folder that holds the data sets, or link it with " \
               "'sh symbolic_link_dataset.sh <folder>'"
 
@@ -77,18 +82,45 @@ def image_names(name: str, folder: Path) -> list[str]:
 
 
 def list_images(name: str, folder: Path) -> tuple[list[str], int]:
-    """The image file names in `folder`, sorted, and how many other files it has; UserError if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            files = [entry.name for entry in entries if entry.is_file()]
-    except OSError as error:
-        raise UserError(f"{name}: cannot list the folder {folder} ({error.strerror}): check its permissions") from error
+    """The image file names in `folder`, sorted, and how many other files it has; UserError if it cannot be read.
+
+    Pictures of other formats, which nothing reads, are named in a warning.
+    """
+    files = [entry.name for entry in list_entries(name, folder) if entry.is_file()]
     images = sorted(file for file in files if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."))
+    pictures = sorted(file for file in files if file.lower().endswith(OTHER_PICTURES) and not file.startswith("."))
+    if pictures:
+        logger.warning(f"{name}: {len(pictures)} file(s) in {folder} are passed over, as {pictures[0]}: only "
+                       f"{', '.join(IMAGE_SUFFIXES)} are read; convert them")
     return images, len(files) - len(images)
 
 
-def load_mat(name: str, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read variables of a MATLAB v5 file; raises UserError if it is missing, unreadable or lacks a variable."""
+def list_folders(name: str, folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted, without hidden ones; UserError if it cannot be read."""
+    entries = list_entries(name, folder)
+    return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def list_entries(name: str, folder: Path) -> list[os.DirEntry]:
+    """What is in `folder`; UserError if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise UserError(f"{name}: cannot list the folder {folder} ({error.strerror}): check its permissions") from error
+
+
+def inside(path: str) -> bool:
+    """Tell whether a path out of a list stays in its folder: relative, nowhere up, and one that a system can have."""
+    try:
+        parts = [os.fsencode(part) for part in path.replace("\\", "/").split("/")]
+    except UnicodeEncodeError:
+        return False
+    return b".." not in parts and all(0 < len(part) <= MOST_BYTES and b"\0" not in part for part in parts)
+
+
+def load_mat(name: str, path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read variables of a MATLAB v5 file; raises UserError if it is missing, unreadable or lacks one not `optional`."""
     from scipy.io import loadmat  # imported late: only two data sets need it, and it takes a while
     from scipy.io.matlab import MatReadError
 
@@ -98,9 +130,9 @@ def load_mat(name: str, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray
     except (MatReadError, ValueError, TypeError, NotImplementedError, OSError, zlib.error) as error:
         raise UserError(f"{name}: cannot read {path} as a MATLAB v5 file ({error}): unpack it again") from error
     for key in keys:
-        if key not in variables:
+        if key not in variables and key not in optional:
             raise UserError(f"{name}: {path} has no variable {key}: expected {', '.join(keys)}; unpack it again")
-    return {key: variables[key] for key in keys}
+    return {key: variables[key] for key in keys if key in variables}
 
 
 def _broken_link(path: Path) -> str:

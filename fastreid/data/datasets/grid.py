@@ -24,7 +24,8 @@ class GRID(ReidDataset):
     Licence: for research use; see the page above.
     Files: {probe,gallery}/`0001_1_25004_107_32_106_221.jpeg` = person 1 (0 in the gallery: other people), camera 1;
     features_and_partitions.mat, whose trainIdxAll[0, s][0, 0] is a struct with the training people of split s. The
-    splits that follow from it are kept in splits.json; with that file the .mat is not needed any more.
+    splits that follow from it are kept in splits.json; with that file, or the one of the published programs, whose rows
+    are [path, person, camera], the .mat is not needed.
     """
 
     folder = "GRID"

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 
 from fastreid.data.datasets.bases import ReidDataset, TestSet
-from fastreid.data.datasets.splits import NUM_SPLITS, NamedSplit, index_splits, shuffled, stored_splits
+from fastreid.data.datasets.splits import NamedSplit, drawn_names, index_splits, shuffled, stored_splits
 from fastreid.utils.errors import UserError
 
 
@@ -19,7 +19,7 @@ class ILIDS(ReidDataset):
     one random gallery image for each of the latter.
     Licence: for research use; the footage belongs to the UK Home Office.
     Files: images/`0001001.jpg` = person 1, image 1; the image number stands for the camera. The splits are kept in
-    splits.json.
+    splits.json; a file of the published programs, with bare file names, is used as it is.
     """
 
     folder = "QMUL-iLIDS"
@@ -40,7 +40,7 @@ class ILIDS(ReidDataset):
                 found = f"person {single[0]} has 1" if single else f"found {len(images)} people"
                 raise UserError(f"{self.name}: the protocol needs 2 people or more with 2 images each in "
                                 f"{self.path / 'images'}; {found}: check that the data set was unpacked whole")
-            return [draw_one(f"split_{number}") for number in range(1, NUM_SPLITS + 1)]
+            return [draw_one(name) for name in drawn_names(self.name)]
 
         def draw_one(name: str) -> NamedSplit:
             tested = sorted(shuffled(sorted(images), f"iLIDS/{name}")[len(images) // 2:])

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from fastreid.data.datasets.bases import Items, ReidDataset, TestSet
-from fastreid.data.datasets.files import require_dataset_folder, require_file, require_subfolder
+from fastreid.data.datasets.files import inside, require_dataset_folder, require_file, require_subfolder
 from fastreid.utils.errors import UserError
 
 IMAGE_FOLDERS = {"MSMT17_V1": ("train", "test"), "MSMT17_V2": ("mask_train_v2", "mask_test_v2")}
-LINE = re.compile(r"(?P<file>(?:.*/)?[^_/]+_[^_/]+_(?P<camid>\d+)_[^/]*\S)\s+(?P<pid>\d+)\s*")
+LINE = re.compile(r"(?P<file>(?:.*/)?[^_/]+_[^_/]+_(?P<camid>\d{1,9})_[^/]*\S)\s+(?P<pid>\d{1,9})\s*")
 EXAMPLE = "0000/0000_000_01_0303morning_0008_0.jpg 0"
 TEST_PEOPLE = 1_000_000  # added to the numbers of the test part's people, which begin with 0 again
 
@@ -50,13 +50,13 @@ class MSMT17(ReidDataset):
         """The images that a list file names; raises UserError for a line it cannot read and for missing images."""
         list_path, folder = require_file(self.name, self.path / list_name), self.subfolder(folder_name)
         rows, by_folder = [], {}
-        for number, line in enumerate(list_path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(list_path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1):
             if not line.strip():
                 continue
             match = LINE.fullmatch(line)
-            if match is None:
-                raise UserError(f"{self.name}: line {number} of {list_path} is {line!r}: expected file and identity as "
-                                f"in '{EXAMPLE}'; unpack the list again")
+            if match is None or not inside(match["file"]):
+                raise UserError(f"{self.name}: line {number} of {list_path} is {line!r}: expected a file below "
+                                f"{folder_name} and its identity as in '{EXAMPLE}'; unpack the list again")
             parent, _, file_name = match["file"].rpartition("/")
             by_folder.setdefault(parent, []).append(file_name)
             rows.append((f"{folder}/{match['file']}", int(match["pid"]), int(match["camid"])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from fastreid.data.datasets.bases import Items, ReidDataset, TestSet
-from fastreid.data.datasets.splits import NUM_SPLITS, NamedSplit, index_splits, shuffled, stored_splits, unusable
+from fastreid.data.datasets.splits import NamedSplit, drawn_names, index_splits, shuffled, stored_splits, unusable
 from fastreid.utils.errors import UserError
 
 LAST_SHARED_PERSON = 200  # from 201 on, the same number in the two cameras means two different people
@@ -45,17 +45,19 @@ class PRID(ReidDataset):
             if not count:
                 raise UserError(f"{self.name}: the protocol needs 2 people with an image in both cameras, numbered up "
                                 f"to {LAST_SHARED_PERSON}; found {len(shared)} in {self.path / 'single_shot'}")
-            names = [f"split_{number}" for number in range(1, NUM_SPLITS + 1)]
-            return [NamedSplit(name, **files_of(sorted(shuffled(shared, f"PRID/{name}")[:count]))) for name in names]
+            return [NamedSplit(name, **files_of(sorted(shuffled(shared, f"PRID/{name}")[:count])))
+                    for name in drawn_names(self.name)]
 
         def expand(entry: dict) -> dict:
             """Turn an entry of the published programs, lists of people, into file names."""
             if "test" not in entry:
                 return entry
             tested = entry["test"]
-            if not isinstance(tested, list) or not tested or any(pid not in shared for pid in tested):
+            others = [pid for pid in tested if pid not in shared] if isinstance(tested, list) else [tested]
+            if others or not tested:
+                found = f"found {others[0]!r}, one of {len(others)} that are not" if others else "found nobody"
                 raise unusable(splits_path, f"test must list people who are in both cameras, numbered up to "
-                                            f"{LAST_SHARED_PERSON}")
+                                            f"{LAST_SHARED_PERSON}; {found}")
             return files_of(tested)
 
         file_names = [*images_a.values(), *images_b.values()]

@@ -4,9 +4,9 @@ File format (`splits.json`, `splits_single_shot.json`): a list with one object p
 
     [{"name": "split_1", "query": ["cam_a/000_45.bmp", ...], "gallery": ["cam_b/000_90.bmp", ...]}, ...]
 
-where file names are relative to the folder of the JSON file, with forward slashes. Files in the layout that the
-published programs wrote are read too: there an entry of query or gallery is a row [path, identity, camera], of which
-the last parts of the path are used, and there is no name.
+where file names are relative to the folder of the JSON file, with forward slashes. Files of the published programs are
+read too: there an entry of query or gallery is a row [path, identity, camera] with a path of the machine that wrote it,
+or a bare file name, and a split has no name. A path means the one image that ends as it does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,13 @@ def shuffled(values: Sequence[T], purpose: str) -> list[T]:
     return [values[index] for index in sorted(range(len(values)), key=keys.__getitem__)]
 
 
+def drawn_names(dataset: str) -> list[str]:
+    """The names of splits that are drawn at random; the log says that these are none of the published ones."""
+    logger.info("%s: no split files: %d splits are drawn from a fixed seed. The published figures belong to the splits of "
+                "the published test download; other splits give other numbers", dataset, NUM_SPLITS)
+    return [f"split_{number}" for number in range(1, NUM_SPLITS + 1)]
+
+
 def stored_splits(path: Path, known: Sequence[str], draw: Callable[[], list[NamedSplit]],
                   expand: Callable[[dict], dict] = lambda entry: entry, *, keep: bool = True,
                   count: int = NUM_SPLITS) -> list[NamedSplit]:
@@ -80,7 +88,8 @@ def index_splits(splits: Sequence[NamedSplit], names: Sequence[str]) -> list[Spl
 
 def unusable(path: Path, reason: str) -> UserError:
     """The error that an existing splits file cannot be used."""
-    return UserError(f"the splits file {path} cannot be used: {reason}; fix it, or delete it to have it made again")
+    return UserError(f"the splits file {path} cannot be used: {reason}; fix it, or delete it to have it made again "
+                     f"(splits that are drawn here give other numbers than published ones)")
 
 
 def _write(path: Path, splits: Sequence[NamedSplit]) -> None:
@@ -100,23 +109,22 @@ def _read(path: Path, known: Sequence[str], expand: Callable[[dict], dict], coun
         raise unusable(path, "expected a list of objects with query and gallery")
     if len(entries) != count:
         raise unusable(path, f"expected {count} splits, found {len(entries)}")
-    valid, depth = set(known), known[0].count("/") + 1
+    images = defaultdict(list)
+    for name in known:
+        images[name.rpartition("/")[2]].append(name)
+    depth = known[0].count("/") + 1
     splits = []
     for number, entry in enumerate(entries, start=1):
         entry = expand(entry)
         name = str(entry.get("name", f"split_{number}"))
         parts = {part: _file_names(path, name, part, entry.get(part), depth) for part in ("query", "gallery")}
-        for part, names in parts.items():
-            absent = [file_name for file_name in names if file_name not in valid]
-            if absent:
-                raise unusable(path, f"{part} of {name} names {absent[0]}, which is not among the images of "
-                                      f"{path.parent} ({len(absent)} such names)")
-        splits.append(NamedSplit(name, **parts))
+        splits.append(NamedSplit(name, **{part: _find(path, f"{part} of {name}", names, images)
+                                          for part, names in parts.items()}))
     return splits
 
 
 def _file_names(path: Path, split: str, part: str, entries: Any, depth: int) -> list[str]:
-    """File names out of a list of names or of [path, identity, camera] rows."""
+    """The last parts of paths, out of a list of paths or of [path, identity, camera] rows."""
     if not isinstance(entries, list) or not entries:
         raise unusable(path, f"{part} of {split} must be a list of file names, with one at least")
     names = []
@@ -126,3 +134,19 @@ def _file_names(path: Path, split: str, part: str, entries: Any, depth: int) -> 
             raise unusable(path, f"{part} of {split} holds {entry!r} where a file name is expected")
         names.append("/".join(file_name.replace("\\", "/").split("/")[-depth:]))
     return names
+
+
+def _find(path: Path, part: str, names: Sequence[str], images: dict[str, list[str]]) -> list[str]:
+    """The images that `names` are the ends of; `images` lists them by bare file name."""
+    found = [[image for image in images.get(name.rpartition("/")[2], ()) if f"/{image}".endswith(f"/{name}")]
+             for name in names]
+    wrong = [(name, same) for name, same in zip(names, found, strict=True) if len(same) != 1]
+    if wrong:
+        name, same = wrong[0]
+        reason = "stands for several of" if same else "is not among"
+        alike = same or [image for images_so_named in images.values() for image in images_so_named
+                         if Path(image).stem == Path(name).stem]
+        there = f"; there is {' and '.join(alike[:2])}" if alike else ""
+        raise unusable(path, f"{part} names {name}, which {reason} the images of {path.parent} ({len(wrong)} of "
+                             f"{len(names)} such names{there})")
+    return [image for [image] in found]

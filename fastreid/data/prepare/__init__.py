@@ -25,7 +25,7 @@ SETS: dict[str, type[Preparation]] = {kind.name: kind for kind in (
 FAMILIES = {"cuhk03": ["cuhk03_detected", "cuhk03_labeled"], "msmt17": ["msmt17_v1", "msmt17_v2"]}
 # What names in DATASETS mean that are not a set's own name with DG_ or ALL_ before it.
 OTHER_NAMES = {"cuhk03_classic": ["cuhk03_detected"], "cuhk03_classic_labeled": ["cuhk03_labeled"],
-               "viper_only_10": ["viper"], "viper_10": ["viper"]}
+               "viper_only_10": ["viper"], "viper_10": ["viper"], "viper_only_5": ["viper"]}
 
 
 def known_names() -> list[str]:

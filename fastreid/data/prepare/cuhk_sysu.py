@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from fastreid.data.common import read_image
+from fastreid.data.decode import read_image
 from fastreid.data.datasets.cuhk_sysu import CUHKSYSU
-from fastreid.data.datasets.files import load_mat
+from fastreid.data.datasets.files import inside, load_mat
 from fastreid.data.prepare.base import Part, Preparation, listed
 from fastreid.data.prepare.jobs import run_jobs
 from fastreid.utils.errors import UserError
@@ -47,7 +47,8 @@ def clipped(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
 def cut(scene: Scene, folder: Path) -> list[tuple[str, str]]:
     """Write the crops of a scene; returns (crop, reason) of those that cannot be cut."""
     try:
-        image = read_image(str(scene.image))
+        # As MATLAB reads it, in whose pixels the boxes are.
+        image = read_image(str(scene.image), upright=False)
     except UserError as error:
         return [(name, str(error)) for name in scene.crops]
     failures = []
@@ -71,21 +72,23 @@ def read_annotation(path: Path, scenes: Path) -> list[Scene]:
             pid = number_in(person["idname"])
             for appearance, scene in enumerate(person["scene"].ravel(), start=1):
                 image, hard = str(scene["imname"].item()), int(np.asarray(scene["ishard"]).item())
-                x, y, w, h = np.rint(np.asarray(scene["idlocate"], dtype=float).ravel()).astype(int).tolist()
+                if not inside(image) or hard not in (0, 1):
+                    raise ValueError(f"imname {image[:80]!r} or ishard {hard}")
+                x, y, w, h = (int(round(number)) for number in np.asarray(scene["idlocate"], dtype=float).ravel().tolist())
                 name = f"p{pid:05d}_n{appearance:02d}_s{number_in(image):05d}_hard{hard}.png"
                 found.setdefault(image, Scene(scenes / image)).crops[name] = (x, y, w, h)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: element {position} of Person is not a struct with idname and scene (imname, "
-                            f"idlocate, ishard) ({error}): get the file again") from error
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{path}: element {position} of Person is not a struct with idname and scene (imname "
+                            f"in Image/SSM, idlocate, ishard 0 or 1) ({error}): get the file again") from error
     return list(found.values())
 
 
 def number_in(text: Any) -> int:
     """The number in a name such as 'p00001' or 's1.jpg'; ValueError if there is none."""
     text = str(np.asarray(text).item())
-    match = re.search(r"\d+", text)
+    match = re.search(r"(?<!\d)\d{1,9}(?!\d)", text)
     if match is None:
-        raise ValueError(f"no number in {text!r}")
+        raise ValueError(f"no number, of nine digits at most, in {text[:80]!r}")
     return int(match[0])
 
 

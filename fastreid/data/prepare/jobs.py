@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from fastreid.utils.errors import shield_pool_worker
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -29,8 +30,7 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, descri
                 yield result
                 bar.update(amount(result))
             return
-        # Ctrl-C reaches the whole group of processes: only this one reacts, and ends the others.
-        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        with multiprocessing.Pool(workers, shield_pool_worker) as pool:
             for result in pool.imap_unordered(function, jobs, chunksize=chunk):
                 yield result
                 bar.update(amount(result))

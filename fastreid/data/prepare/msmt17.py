@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from fastreid.data.datasets import Items
+from fastreid.data.datasets.files import inside
 from fastreid.data.datasets.msmt17 import EXAMPLE, IMAGE_FOLDERS, LINE, TEST_PEOPLE
 from fastreid.data.prepare.base import Part, Preparation, listed
 
@@ -59,9 +60,9 @@ class MSMT17Version(Preparation):
             self.add("list missing", f"no file {path}: unpack the set again, whole{without}", fatal=not only_all)
             return []
         rows, strange = [], []
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1):
             match = LINE.fullmatch(line)
-            if match is not None:
+            if match is not None and inside(match["file"]):
                 rows.append((match["file"], int(match["pid"]) + position * TEST_PEOPLE, int(match["camid"])))
             elif line.strip():
                 strange.append(f"line {number}, {line!r}")

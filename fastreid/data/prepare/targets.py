@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 
 from fastreid.data.datasets import Items
 from fastreid.data.datasets.grid import DISTRACTOR, GRID
 from fastreid.data.datasets.ilids import ILIDS
 from fastreid.data.datasets.prid import LAST_SHARED_PERSON, PRID
-from fastreid.data.datasets.viper import CAMERA_A, CAMERA_B, VIPeR, has_split_folders
+from fastreid.data.datasets.viper import (
+    CAMERA_A, CAMERA_B, VIPeR, VIPeRAllVariants, pid_and_camid, split_folders)
 from fastreid.data.prepare.base import Part, Preparation
+from fastreid.data.prepare.layout import folders_in
+from fastreid.utils.errors import UserError
 
 OTHER_CAMERA = 1_000_000  # added to numbers that mean other people in PRID's camera b
 
@@ -79,30 +85,43 @@ class PrepareVIPeR(Preparation):
     published, expected = {"pairs": 632}, "632 pairs"
 
     @property
-    def has_split_folders(self) -> bool:
-        """Which of the two layouts is there."""
-        return self.path.is_dir() and has_split_folders(self.path)
+    def splits(self) -> list[Path]:
+        """The split folders, none in the layout with cameras' folders."""
+        return split_folders(self.path) if self.path.is_dir() else []
+
+    def top_folders(self) -> list[str]:
+        """Also while the set's own folder is missing and its split folders lie beside it."""
+        beside = [] if self.path.is_dir() else split_folders(self.root)
+        return [split.name for split in beside] or super().top_folders()
 
     def parts(self) -> list[Part]:
-        """cam_a and cam_b, or the query, gallery and training folders of the splits."""
-        if not self.has_split_folders:
-            return [self.part("cam_a", CAMERA_A), self.part("cam_b", CAMERA_B)]
-        parts = []
-        for split in sorted(self.path.glob("split_*[abcd]")):
-            swapped = split.name[-1] in "cd"
-            parts += [self.part(f"{split.name}/query", CAMERA_B if swapped else CAMERA_A),
-                      self.part(f"{split.name}/gallery", CAMERA_A if swapped else CAMERA_B)]
-        return parts
+        """cam_a and cam_b, or the query, gallery and training folders of the splits; the reader tells which are missing."""
+        if not self.splits:
+            deeper = [split.name for outer in folders_in(self.path) for split in split_folders(outer)] \
+                if self.path.is_dir() else []
+            return [self.part(name, CAMERA_A) for name in deeper[:1]] or \
+                [self.part("cam_a", CAMERA_A), self.part("cam_b", CAMERA_B)]
+        return [self.part(f"{split.name}/{part}", CAMERA_B if (part == "gallery") != (split.name[-1] in "cd") else CAMERA_A)
+                for split in self.splits for part in ("train", "query", "gallery") if (split / part).is_dir()]
 
     @staticmethod
     def part(folder: str, camera: int) -> Part:
-        """One folder, all of one camera."""
-        return Part(folder, VIPeR.pattern, VIPeR.example, lambda match: (int(match["pid"]), camera))
+        """One folder, all of one camera unless the names say another."""
+        return Part(folder, VIPeR.pattern, VIPeR.example, partial(pid_and_camid, folder_camid=camera))
+
+    def read(self) -> None:
+        """The reader of the published test; variants b, c and d need not be there, but it is noted if only some are."""
+        super().read()
+        if any(split.name[-1] != "a" for split in self.splits):
+            try:
+                VIPeRAllVariants(self.root, "ALL_VIPER_10").test()
+            except UserError as error:
+                self.add("variants incomplete", self.text(error, "ALL_VIPER_10"), fatal=False)
 
     def counted(self, items: Items) -> Items:
         """Each person once in each camera, though split folders hold many copies."""
         _, first = np.unique(items.pids * 2 + items.camids, return_index=True)
-        return items[first] if self.has_split_folders else items
+        return items[first] if self.splits else items
 
     def count(self, items: dict[str, Items]) -> dict[str, int]:
         """People seen by both cameras."""

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from fastreid.layers.normalization import NormFactory
 from fastreid.layers.normalize import RELU6
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
-from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights
+from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights, torchvision_weights
 from fastreid.utils.errors import UserError
 
 # stage: (expansion, channels at width 1, blocks, stride of the first block); None: LAST_STRIDE
@@ -32,6 +33,13 @@ STAGES = {
 }
 STAGE_NAMES = ("layer1", *STAGES, "layer9")
 DUAL_NORM_FIRST_BATCH_STAGE = "layer7"
+EPS = 1e-5  # of every normalization layer
+TORCHVISION_STEM = "features.0.0.weight"  # by which a file in torchvision's naming is told
+WHERE_FROM = (
+    "put MobileNetV2 ImageNet weights of this width there, from torchreid's model zoo (mobilenetv2_x1_0, mobilenetv2_x1_4) "
+    "or the published MetaBIN's links, name another file in MODEL.BACKBONE.PRETRAIN_PATH, take width 1.0, which needs none "
+    "without PRETRAIN_PATH (torchvision has its weights)"
+)
 RESNET_OPTIONS = ("WITH_IBN", "WITH_SE", "WITH_NL")
 
 
@@ -105,9 +113,61 @@ class MobileNetV2(nn.Module):
 
 
 def rename_imagenet(name: str) -> str:
-    """Return the name here of a tensor of the ImageNet files: conv2.0.conv3.1.bias -> layer2.0.bn.bias."""
+    """Return the name here of a tensor of the published ImageNet files: conv2.0.conv3.1.bias -> layer2.0.bn.bias."""
     name = re.sub(r"^conv(\d)\.", r"layer\1.", name)
     return name.replace(".conv3.0.", ".conv3.").replace(".conv3.1.", ".bn.")
+
+
+def torchvision_names() -> dict[str, str]:
+    """Return the name here of each layer of torchvision's MobileNetV2, whose first block has no expansion."""
+    names = {"features.0.0": "layer1.conv", "features.0.1": "layer1.bn"}
+    blocks = [f"{stage}.{index}" for stage, (_, _, count, _) in STAGES.items() for index in range(count)]
+    for number, block in enumerate(blocks, start=1):
+        parts = ["conv1.conv", "conv1.bn", "dwconv2.conv", "dwconv2.bn", "conv3", "bn"]
+        theirs = ["0.0", "0.1", "1.0", "1.1", "2", "3"]
+        if number == 1:
+            parts, theirs = parts[2:], ["0.0", "0.1", "1", "2"]
+        names |= {f"features.{number}.conv.{their}": f"{block}.{part}" for their, part in zip(theirs, parts)}
+    last = len(blocks) + 1
+    return names | {f"features.{last}.0": "layer9.conv", f"features.{last}.1": "layer9.bn"}
+
+
+def from_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return torchvision's tensors of MobileNetV2 by the names here, with an expansion in the first block.
+
+    Its convolution is the identity and its normalization passes values through: they are in [0, 6] already, so ReLU6
+    changes nothing. Its running variance is 1 - eps, so that the standard deviation is 1.
+    """
+    names, found = torchvision_names(), {}
+    for name, value in weights.items():
+        layer, _, leaf = name.rpartition(".")
+        found[f"{names[layer]}.{leaf}" if layer in names else name] = value
+    block, stem = f"{next(iter(STAGES))}.0.conv1", found["layer1.conv.weight"]
+    channels, like = len(stem), {"dtype": stem.dtype}
+    found[f"{block}.conv.weight"] = torch.eye(channels, **like)[:, :, None, None]
+    found[f"{block}.bn.weight"], found[f"{block}.bn.bias"] = torch.ones(channels, **like), torch.zeros(channels, **like)
+    found[f"{block}.bn.running_mean"] = torch.zeros(channels, **like)
+    found[f"{block}.bn.running_var"] = torch.full((channels,), 1 - EPS, **like)
+    return found
+
+
+def imagenet_weights(width: float, path: str) -> tuple[dict[str, Tensor], str]:
+    """Return ImageNet weights by the names here, and where they are from.
+
+    They are those of the file `path`, without one of the usual file in pretrained/; if it is the usual one, is not there,
+    and the width is 1.0, they are torchvision's. A file may be in torchvision's naming.
+
+    Raises:
+        UserError: there are none.
+    """
+    usual = Path(f"pretrained/mobilenetv2_{width:.1f}.pth")
+    file = Path(path) if path else usual
+    if width == 1 and not file.is_file() and file.resolve() == usual.resolve():
+        return from_torchvision(torchvision_weights("mobilenet_v2")), "torchvision's MobileNetV2"
+    weights = read_weights(file, WHERE_FROM)
+    if TORCHVISION_STEM in weights:
+        return from_torchvision(weights), str(file)
+    return {rename_imagenet(name): value for name, value in weights.items()}, str(file)
 
 
 @BACKBONE_REGISTRY.register()
@@ -136,9 +196,7 @@ def build_mobilenet_v2(cfg, width: float) -> MobileNetV2:
     norms = norm_by_stage(cfg.MODEL.NORM, STAGE_NAMES, DUAL_NORM_FIRST_BATCH_STAGE)
     model = MobileNetV2(norms, width, node.LAST_STRIDE, node.CHECKPOINT)
     if node.PRETRAIN:
-        path = Path(node.PRETRAIN_PATH or f"pretrained/mobilenetv2_{width:.1f}.pth")
-        weights = read_weights(path, "put the MobileNetV2 ImageNet weights there (README, Pre-trained models)")
-        load_imagenet(model, {rename_imagenet(n): v for n, v in weights.items()}, str(path), cfg.MODEL.NORM)
+        load_imagenet(model, *imagenet_weights(width, node.PRETRAIN_PATH), cfg.MODEL.NORM)
     return model
 
 

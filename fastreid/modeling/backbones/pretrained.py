@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Iterable
+from urllib.error import URLError
 
+import torch
+import torchvision
 from torch import Tensor, nn
 
 from fastreid.layers import NonLocal, SqueezeExcitation
 from fastreid.layers.normalization import IBN, BatchInstanceNorm, BatchInstanceNormHalf, InstanceNorm
 from fastreid.modeling.backbones.build import describe
-from fastreid.utils.checkpoint import load_tensors
 from fastreid.utils.errors import UserError
+from fastreid.utils.tensor_files import load_tensors, named_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ NO_PRETRAIN = "or train from random weights with MODEL.BACKBONE.PRETRAIN False"
 
 
 def read_weights(path: Path, where_to_get: str) -> dict[str, Tensor]:
-    """Return the tensors of a weights file, taken out of a `state_dict` or `model` entry if they lie in one.
+    """Return the tensors of a weights file, however they lie in it: see `named_tensors`.
 
     Raises:
         UserError: the file is missing (the message says `where_to_get` it) or is not a file of tensors.
@@ -30,12 +33,33 @@ def read_weights(path: Path, where_to_get: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"no pre-trained weights at {path}: {where_to_get}, {NO_PRETRAIN}")
     content = load_tensors(path)
-    for entry in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(entry), dict):
-            content = content[entry]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    weights = named_tensors(content)
+    if weights is None:
         raise UserError(f"{path}: expected a dictionary of tensors by name, found {type(content).__name__}")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return weights
+
+
+def torchvision_weights(name: str) -> dict[str, Tensor]:
+    """Return torchvision's ImageNet weights of the model `name`, from torch.hub's cache or downloaded into it.
+
+    Raises:
+        UserError: they are not in the cache and cannot be downloaded.
+    """
+    # The first ImageNet recipe of torchvision, which the published numbers of ResNet were made with.
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if not cached.is_file():
+        logger.info(f"downloading {url} to {cached}")
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            # torchvision's file names end with the beginning of the hash; RuntimeError is a hash that differs.
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=cached.stem.rpartition("-")[2])
+        except (URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"torchvision's {name} weights are not at {cached} and cannot be downloaded ({error}): put "
+                f"them there, name a file in MODEL.BACKBONE.PRETRAIN_PATH, {NO_PRETRAIN}"
+            ) from error
+    return load_tensors(cached)
 
 
 def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, norm_cfg) -> None:

@@ -11,16 +11,12 @@ begins with the stage whose stride is LAST_STRIDE, too.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from functools import partial
 from itertools import chain, compress
 from pathlib import Path
 from typing import Iterable
-from urllib.error import URLError
 
-import torch
-import torchvision
 from torch import Tensor, nn
 
 from fastreid.layers import IBN, NonLocal, SqueezeExcitation
@@ -28,11 +24,8 @@ from fastreid.layers.normalization import NormFactory
 from fastreid.layers.normalize import RELU, activate
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
-from fastreid.modeling.backbones.pretrained import NO_PRETRAIN, load_imagenet, read_weights
-from fastreid.utils.checkpoint import load_tensors
+from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights, torchvision_weights
 from fastreid.utils.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 def shortcut(norm: NormFactory, c_in: int, c_out: int, stride: int) -> nn.Module | None:
@@ -190,29 +183,6 @@ def rename_imagenet(name: str) -> str:
     return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.bn.")
 
 
-def torchvision_weights(depth: int) -> dict[str, Tensor]:
-    """Return torchvision's ImageNet weights, from torch.hub's cache or downloaded into it.
-
-    Raises:
-        UserError: they are not in the cache and cannot be downloaded.
-    """
-    # The first ImageNet recipe of torchvision, which the published numbers were made with.
-    url = torchvision.models.get_model_weights(f"resnet{depth}").IMAGENET1K_V1.url
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if not cached.is_file():
-        logger.info(f"downloading {url} to {cached}")
-        try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            # torchvision's file names end with the beginning of the hash; RuntimeError is a hash that differs.
-            torch.hub.download_url_to_file(url, str(cached), hash_prefix=cached.stem.rpartition("-")[2])
-        except (URLError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"torchvision's ResNet-{depth} weights are not at {cached} and cannot be downloaded ({error}): put "
-                f"them there, name a file in MODEL.BACKBONE.PRETRAIN_PATH, {NO_PRETRAIN}"
-            ) from error
-    return load_tensors(cached)
-
-
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg) -> ResNet:
     """Return the ResNet of `MODEL.BACKBONE.DEPTH`: see `build_resnet`.
@@ -239,7 +209,7 @@ def build_resnet(cfg, depth: int) -> ResNet:
     if node.PRETRAIN:
         path = node.PRETRAIN_PATH
         where = "put torchvision's ResNet weights there"
-        weights = read_weights(Path(path), where) if path else torchvision_weights(depth)
+        weights = read_weights(Path(path), where) if path else torchvision_weights(f"resnet{depth}")
         weights = {rename_imagenet(n): v for n, v in weights.items()}
         load_imagenet(model, weights, path or f"torchvision's ResNet-{depth}", norm)
     return model

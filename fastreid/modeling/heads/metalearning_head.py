@@ -10,11 +10,14 @@ from fastreid.layers import BatchNorm, build_classifier, build_pool_layer
 from fastreid.modeling.heads.build import REID_HEADS_REGISTRY
 from fastreid.utils.errors import UserError
 
+LEAK = 0.1  # of the bottleneck's leaky ReLU, as in FastReID's reduction head
+
 
 class HeadOutput(NamedTuple):
-    """What the losses see: features (N, D) for the metric losses, logits (N, K) for cross entropy."""
+    """What the losses see: features (N, D) before and after classifier_norm, logits (N, K) for cross entropy."""
 
-    features: Tensor
+    before: Tensor
+    after: Tensor
     logits: Tensor
 
 
@@ -22,23 +25,16 @@ class HeadOutput(NamedTuple):
 class MetalearningHead(nn.Module):
     """Map (N, C, h, w) -> test feature (N, D), or `HeadOutput` while training.
 
-    D is `MODEL.HEADS.IN_FEAT`, or `META.BOTTLENECK` where a 1x1 convolution reduces the pooled map first.
+    D is `MODEL.HEADS.IN_FEAT`, or `META.BOTTLENECK.REDUCTION_DIM` where a bottleneck reduces the pooled map first.
     """
 
     def __init__(self, cfg):
         super().__init__()
         node = cfg.MODEL.HEADS
-        if node.NECK_FEAT not in ("before", "after"):
-            raise UserError(f"MODEL.HEADS.NECK_FEAT must be before or after; found {node.NECK_FEAT!r}")
-        self.neck_feat = node.NECK_FEAT
         self.pool_layer = build_pool_layer(node.POOL_LAYER)
-        dim = node.IN_FEAT
-        if cfg.META.BOTTLENECK:
-            self.bottleneck = nn.Conv2d(node.IN_FEAT, cfg.META.BOTTLENECK, 1, bias=False)
-            nn.init.kaiming_normal_(self.bottleneck.weight, mode="fan_out")
-            dim = cfg.META.BOTTLENECK
-        else:
-            self.bottleneck = nn.Identity()
+        reduction = cfg.META.BOTTLENECK
+        dim = reduction.REDUCTION_DIM if reduction.DO_IT else node.IN_FEAT
+        self.bottleneck = build_bottleneck(node.IN_FEAT, dim, reduction.NORM) if reduction.DO_IT else nn.Identity()
         self.classifier_norm = BatchNorm(dim)
         self.classifier_norm.bias.requires_grad_(False)
         self.classifier_fc = build_classifier(node.CLS_LAYER, dim, node.NUM_CLASSES, node.SCALE, node.MARGIN)
@@ -50,9 +46,21 @@ class MetalearningHead(nn.Module):
                 "MODEL.HEADS.POOL_LAYER identity is for a backbone that gives 1x1 maps; found "
                 f"{pooled.shape[2]}x{pooled.shape[3]}: choose avgpool"
             )
-        pooled = self.bottleneck(pooled).flatten(1)
+        pooled = self.bottleneck(pooled.flatten(1))
         neck = self.classifier_norm(pooled)
         if not self.training:
             return neck
-        features = pooled if self.neck_feat == "before" else neck
-        return HeadOutput(features, self.classifier_fc(neck, targets))
+        return HeadOutput(pooled, neck, self.classifier_fc(neck, targets))
+
+
+def build_bottleneck(channels: int, reduced: int, norm: bool) -> nn.Sequential:
+    """Return what reduces features: a linear layer, batch normalization if `norm`, and a leaky ReLU.
+
+    Raises:
+        UserError: `reduced` is no number of channels.
+    """
+    if reduced < 1:
+        raise UserError(f"META.BOTTLENECK.REDUCTION_DIM must be at least 1 channel; found {reduced}")
+    linear = nn.Linear(channels, reduced, bias=not norm)  # the normalization would take a bias away again
+    nn.init.kaiming_normal_(linear.weight, a=LEAK, mode="fan_out")
+    return nn.Sequential(linear, *([BatchNorm(reduced)] if norm else []), nn.LeakyReLU(LEAK))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, Iterable
+from functools import partial
+from typing import Callable, Iterable, NamedTuple
 
 from torch import Tensor
 
@@ -13,12 +14,17 @@ from fastreid.modeling.losses.triplet_loss import triplet_loss
 from fastreid.utils.comm import all_counts, gather_rows
 from fastreid.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from fastreid.modeling.heads import HeadOutput
-
 Losses = dict[str, Tensor]
-PER_IMAGE = ("CrossEntropyLoss",)  # losses that do not compare images
-LossFunction = Callable[["HeadOutput", Tensor, Tensor], Tensor]  # (outputs, targets, domains) -> scalar
+LOGITS, FEATURES = "logits", ("before", "after")  # what a loss may see of a `HeadOutput`
+
+
+class Loss(NamedTuple):
+    """A loss: its name in logs, its scale, what it sees of a `HeadOutput`, and (seen, targets, domains) -> scalar."""
+
+    key: str
+    scale: float
+    sees: str
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses]:
@@ -32,38 +38,36 @@ def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses
         names: values of an option such as `MODEL.LOSSES.NAME`. option: that option's name, for messages.
 
     Raises:
-        UserError: no loss has such a name, or none is named.
+        UserError: no loss has such a name, or none is named, or a FEAT_ORDER is neither before nor after.
     """
     known = loss_functions(cfg.MODEL.LOSSES)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         found = repr(unknown[0]) if unknown else "none"
         raise UserError(f"{option} must name losses out of {', '.join(known)}; found {found}")
-    compares_images = any(name not in PER_IMAGE for name in names)
+    chosen = [known[name] for name in names]
+    for name, loss in zip(names, chosen):
+        if loss.sees not in (LOGITS, *FEATURES):
+            raise UserError(f"the FEAT_ORDER of {name} in MODEL.LOSSES must be before or after; found {loss.sees!r}")
+    compared = list(dict.fromkeys(loss.sees for loss in chosen if loss.sees != LOGITS))
 
     def losses(outputs, targets: Tensor, domains: Tensor) -> Losses:
-        own = everyone = outputs, targets, domains
-        if compares_images:
+        seen = {LOGITS: (outputs.logits, targets, domains)}
+        if compared:
             counts = all_counts(len(targets))
-            features, *labels = (gather_rows(values, counts) for values in (outputs.features, targets, domains))
-            everyone = outputs._replace(features=features), *labels
-        values: Losses = {}
-        for name in names:
-            key, scale, function = known[name]
-            values[key] = scale * function(*(own if name in PER_IMAGE else everyone))
-        return values
+            labels = [gather_rows(values, counts) for values in (targets, domains)]
+            seen |= {order: (gather_rows(getattr(outputs, order), counts), *labels) for order in compared}
+        return {loss.key: loss.scale * loss.function(*seen[loss.sees]) for loss in chosen}
 
     return losses
 
 
-def loss_functions(node) -> dict[str, tuple[str, float, LossFunction]]:
-    """Return config name -> (name in logs, scale, function) of every loss there is; `node` is `cfg.MODEL.LOSSES`."""
+def loss_functions(node) -> dict[str, Loss]:
+    """Return every loss there is, by its name in a config; `node` is `cfg.MODEL.LOSSES`."""
 
-    def triplet(options) -> LossFunction:
-        return lambda outputs, targets, domains: triplet_loss(
-            outputs.features,
-            targets,
-            domains,
+    def triplet(key: str, options) -> Loss:
+        function = partial(
+            triplet_loss,
             margin=options.MARGIN,
             norm_feat=options.NORM_FEAT,
             hard_mining=options.HARD_MINING,
@@ -72,30 +76,41 @@ def loss_functions(node) -> dict[str, tuple[str, float, LossFunction]]:
             new_pos=options.NEW_POS,
             new_neg=options.NEW_NEG,
         )
+        return Loss(key, options.SCALE, options.FEAT_ORDER, function)
 
-    def cross_entropy(outputs, targets: Tensor, domains: Tensor) -> Tensor:
-        return cross_entropy_loss(outputs.logits, targets, node.CE.EPSILON, node.CE.ALPHA)
+    def cross_entropy(logits: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
+        return cross_entropy_loss(logits, targets, node.CE.EPSILON, node.CE.ALPHA)
 
-    def circle(outputs, targets: Tensor, domains: Tensor) -> Tensor:
-        return circle_loss(outputs.features, targets, margin=node.CIRCLE.MARGIN, gamma=node.CIRCLE.ALPHA)
+    def circle(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
+        return circle_loss(features, targets, margin=node.CIRCLE.MARGIN, gamma=node.CIRCLE.ALPHA)
 
-    def scatter(outputs, targets: Tensor, domains: Tensor) -> Tensor:
-        return scatter_loss(outputs.features, domains, norm_feat=node.SCT.NORM_FEAT, dist_type=node.SCT.DIST_TYPE)
+    def scatter(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
+        return scatter_loss(features, domains, norm_feat=node.SCT.NORM, dist_type=node.SCT.TYPE)
 
-    def std(outputs, targets: Tensor, domains: Tensor) -> Tensor:
-        return std_loss(outputs.features, domains, norm_feat=node.STD.NORM_FEAT, std_type=node.STD.STD_TYPE)
+    def std(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
+        options = node.STD
+        return std_loss(features, domains, norm_feat=options.NORM, std_type=options.TYPE, log_scale=options.LOG_SCALE)
 
-    def mmd(outputs, targets: Tensor, domains: Tensor) -> Tensor:
-        return mmd_loss(outputs.features, domains, norm_feat=node.MMD.NORM_FEAT, norm_flag=node.MMD.NORM_FLAG)
+    def mmd(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
+        options = node.MMD
+        return mmd_loss(
+            features,
+            domains,
+            norm_feat=options.NORM,
+            norm_flag=options.NORM_FLAG,
+            kernel_mul=options.KERNEL_MUL,
+            kernel_num=options.KERNEL_NUM,
+            fix_sigma=options.FIX_SIGMA,
+        )
 
     return {
-        "CrossEntropyLoss": ("loss_cls", node.CE.SCALE, cross_entropy),
-        "TripletLoss": ("loss_triplet", node.TRI.SCALE, triplet(node.TRI)),
-        "TripletLoss_add": ("loss_triplet_add", node.TRI_ADD.SCALE, triplet(node.TRI_ADD)),
-        "TripletLoss_mtrain": ("loss_triplet_mtrain", node.TRI_MTRAIN.SCALE, triplet(node.TRI_MTRAIN)),
-        "TripletLoss_mtest": ("loss_triplet_mtest", node.TRI_MTEST.SCALE, triplet(node.TRI_MTEST)),
-        "CircleLoss": ("loss_circle", node.CIRCLE.SCALE, circle),
-        "SCT": ("loss_stc", node.SCT.SCALE, scatter),
-        "STD": ("loss_std", node.STD.SCALE, std),
-        "MMD": ("loss_mmd", node.MMD.SCALE, mmd),
+        "CrossEntropyLoss": Loss("loss_cls", node.CE.SCALE, LOGITS, cross_entropy),
+        "TripletLoss": triplet("loss_triplet", node.TRI),
+        "TripletLoss_add": triplet("loss_triplet_add", node.TRI_ADD),
+        "TripletLoss_mtrain": triplet("loss_triplet_mtrain", node.TRI_MTRAIN),
+        "TripletLoss_mtest": triplet("loss_triplet_mtest", node.TRI_MTEST),
+        "CircleLoss": Loss("loss_circle", node.CIRCLE.SCALE, node.CIRCLE.FEAT_ORDER, circle),
+        "SCT": Loss("loss_stc", node.SCT.SCALE, node.SCT.FEAT_ORDER, scatter),
+        "STD": Loss("loss_std", node.STD.SCALE, node.STD.FEAT_ORDER, std),
+        "MMD": Loss("loss_mmd", node.MMD.SCALE, node.MMD.FEAT_ORDER, mmd),
     }

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastreid.utils.errors import UserError
+
 from .pairwise import (
     choose,
     full_precision,
@@ -132,9 +134,11 @@ def mmd_loss(
         fix_sigma: middle bandwidth to use instead of the mean distance, unless 0.
 
     Raises:
-        UserError: an unknown `norm_flag`.
+        UserError: an unknown `norm_flag`, or no kernel.
     """
     distance_between = choose("norm_flag", norm_flag, {"l1norm": manhattan_distances, "l2norm": squared_distances})
+    if kernel_num < 1 or kernel_mul <= 0:
+        raise UserError(f"kernel_num must be at least 1 and kernel_mul above 0; found {kernel_num} and {kernel_mul}")
     if norm_feat:
         embedding = F.normalize(embedding, dim=1)
     distance = distance_between(embedding)
