@@ -388,3 +388,25 @@ def test_unknown_option_value_is_named_with_the_valid_ones(call):
 def test_pair_flags_of_the_wrong_length_are_refused():
     with pytest.raises(UserError, match=r"new_neg must be three flags.*found \[0, 1\]"):
         triplet(embedding(), new_neg=[0, 1])
+
+
+@pytest.mark.parametrize("spread", [1e-3, 3e-2])
+def test_a_triplet_loss_above_that_of_equal_features_draws_all_features_together(spread):
+    # What configs/Table/README.md reads out of a short run's log.
+    domains, targets = torch.arange(24) // 12, torch.arange(24) // 4
+    random = torch.Generator().manual_seed(0)
+    features = 5 + spread * torch.randn(24, 16, generator=random, dtype=torch.float64)
+    features.requires_grad_()
+    same = {"norm_feat": False, "hard_mining": True, "dist_type": "euclidean", "loss_type": "logistic"}
+    same |= {"new_pos": [1, 0, 0], "new_neg": [0, 1, 1]}
+
+    def loss_and_push(margin: float) -> tuple[float, float]:
+        """The loss, and its slope when the deviations from any fixed point grow in proportion, above 0: pulls together."""
+        loss = triplet_loss(features, targets, domains, margin=margin, **same)
+        (gradient,) = torch.autograd.grad(loss, features)
+        return loss.item(), (gradient * (features - features.mean(0))).sum().item()
+
+    loss, push = loss_and_push(0.3)
+    assert loss > 0.3 and push == pytest.approx(loss - 0.3, rel=1e-6)  # no anchor keeps the margin
+    loss, push = loss_and_push(0.0)
+    assert push >= loss - math.log(2) > 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fastreid.report.comparison import config_differences
 from fastreid.report.experiment import folder_name, read_experiment
 from fastreid.utils.errors import UserError
 
@@ -81,6 +82,15 @@ def test_a_mistake_is_one_message(tables, project, mistake):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "Table").glob("*.yml")), ids=lambda path: path.stem)
 def test_every_table_can_be_read(path):
     assert read_experiment(path, ROOT).output == ROOT / "logs" / "Table" / path.stem
+
+
+def test_rows_on_real_sets_differ_by_their_method_alone():
+    rows = read_experiment(ROOT / "configs" / "Table" / "real.yml", ROOT).rows
+    method = {"MODEL.NORM.TYPE_BACKBONE", "MODEL.NORM.LOAD_IN_AFFINE", "META.DATA.NAMES", "META.SOLVER.LR_FACTOR.GATE"}
+    assert set(config_differences(rows[0].cfg, [row.cfg for row in rows[1:]])) == method
+    # With and without meta-learning, at either rate of the gates.
+    rates = [(bool(row.cfg.META.DATA.NAMES), row.cfg.META.SOLVER.LR_FACTOR.GATE) for row in rows[2:]]
+    assert rates == [(False, 10.0), (True, 10.0), (False, 683.0), (True, 683.0)]
 
 
 def test_mistakes_on_the_command_line(tables, project):
