@@ -25,7 +25,8 @@ $(VENV)/installed: pyproject.toml setup.py fastreid/evaluation/rank_cylib/rank_c
 	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else "Python 3.10 or newer is needed, found %d.%d: make PYTHON=python3.x" % v[:2])'
 	@echo "installing packages into $(VENV) (about 100 s with a warm cache, several GB)"
-	@$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[test]'
+	@# Byte code is made of the modules that are imported, not of all that PyTorch brings.
+	@$(BIN)/python -m pip install --quiet --no-compile --upgrade-strategy only-if-needed -e '.[test]'
 	@touch $@
 
 demo: install
