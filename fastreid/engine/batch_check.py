@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastreid.data.build import TrainingData, TrainLoaders, build_sampler
-from fastreid.modeling.heads import HeadOutput
-from fastreid.modeling.losses.build import PER_IMAGE, LossFunction, loss_functions
+from fastreid.modeling.losses.build import LOGITS, Loss, loss_functions
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes, process_rank
 
@@ -105,7 +104,7 @@ def find_problem(cfg, kind: BatchKind) -> str:
     apart = num_processes() > 1 and not cfg.MODEL.NORM.SYNC
     if (identities // num_processes() if apart else identities) * kind.num_instances < FEWEST_IMAGES:
         return f"batch normalization needs at least {FEWEST_IMAGES} images" + (" in each process" if apart else "")
-    untaught = [[name for name in part.losses if functions.get(name, (0, 0))[1]] for part in kind.parts]
+    untaught = [[name for name in part.losses if name in functions and functions[name].scale] for part in kind.parts]
     generator = torch.Generator().manual_seed(cfg.SEED)
     for batch in kind.batches():
         pids, domains = (torch.from_numpy(values[batch]) for values in (kind.data.pids, kind.data.domains))
@@ -115,7 +114,7 @@ def find_problem(cfg, kind: BatchKind) -> str:
             if len(pids[seen]) < FEWEST_IMAGES:
                 return f"too few images of the domains that a meta step draws for {part.option}"
             untaught[place] = [
-                name for name in untaught[place] if not teaches(name, functions[name][2], pids[seen], domains[seen])
+                name for name in untaught[place] if not teaches(name, functions[name], pids[seen], domains[seen])
             ]
     for part, names in zip(kind.parts, untaught):
         if names:
@@ -126,16 +125,16 @@ def find_problem(cfg, kind: BatchKind) -> str:
     return ""
 
 
-def teaches(name: str, loss: LossFunction, pids: Tensor, domains: Tensor) -> bool:
+def teaches(name: str, loss: Loss, pids: Tensor, domains: Tensor) -> bool:
     """Tell whether a loss has a gradient for images of these identities and domains, (N,), whatever they look like."""
-    if name in PER_IMAGE:
-        return True
+    if loss.sees == LOGITS:
+        return True  # it compares no images
     if name == "CircleLoss" and len(pids.unique()) < 2:
         return False  # it pulls an identity together without anything to keep it apart from
     # Not far from each other, so that every pair is within the margins.
     noise = torch.randn(len(pids), FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     features = (1 + 0.01 * noise).requires_grad_()
-    value = loss(HeadOutput(features, features), pids, domains)
+    value = loss.function(features, pids, domains)
     (gradient,) = torch.autograd.grad(value, features, allow_unused=True) if value.requires_grad else (None,)
     return gradient is not None and bool(gradient.abs().max() > NO_GRADIENT)
 
