@@ -41,7 +41,7 @@ from fastreid.evaluation import (  # noqa: E402
 )
 from fastreid.evaluation.extraction import extract_features  # noqa: E402
 from fastreid.evaluation.reid_evaluation import evaluate  # noqa: E402
-from fastreid.evaluation.results import ALL_AVERAGE, FPRS  # noqa: E402
+from fastreid.evaluation.results import FPRS  # noqa: E402
 from fastreid.evaluation.roc import FPR_TARGETS  # noqa: E402
 from fastreid.modeling import build_model  # noqa: E402
 from fastreid.utils.memory import peak_memory_mb  # noqa: E402
@@ -129,7 +129,7 @@ def measure_sets(way: str) -> dict:
     model = build_model(cfg)
     extract_features(cfg, model, load_test_set(cfg.DATASETS.TESTS[0]).items[:8])
     if way == "ours":
-        return measured(lambda: evaluate(cfg, model).rows[ALL_AVERAGE])
+        return measured(lambda: evaluate(cfg, model).overall)
 
     def plain() -> dict[str, float]:
         averages = []
