@@ -10,7 +10,7 @@ from typing import Iterable, Iterator
 import torch
 from torch import nn
 
-from fastreid.layers.coefficients import Mixture, no_statistics
+from fastreid.layers.coefficients import Mixture
 from fastreid.layers.normalize import normalize
 from fastreid.layers.passes import EAGER, PASSES, RELU, Kernels
 from fastreid.utils.errors import UserError
@@ -59,7 +59,7 @@ def try_out(kernels: Kernels, device: torch.device) -> None:
     """Run the passes forward and backward on a small map."""
     x = torch.rand(3, 16, 8, 4, device=device).to(memory_format=torch.channels_last).requires_grad_()
     mixture = Mixture(*torch.rand(len(Mixture._fields), 16, device=device))
-    normalize(x, mixture, no_statistics, RELU, kernels=kernels).sum().backward()
+    normalize(x, mixture, None, RELU, kernels=kernels).sum().backward()
 
 
 @contextmanager

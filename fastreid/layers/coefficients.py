@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastreid.utils.comm import all_sum, gather_rows
-from fastreid.utils.processes import num_processes
+from fastreid.layers.moments import Source, Statistics, find_statistics
+from fastreid.utils.comm import all_sum
 
 EPS = 1e-5  # what normalization layers add to variances
 
@@ -34,20 +34,6 @@ class Mixture(NamedTuple):
     gate: Tensor
 
 
-class Statistics(NamedTuple):
-    """Mean and variance (C,) that batch normalization uses.
-
-    Args:
-        images: the number of images they are those of; None where they are constants. synchronized: whether these are
-            the images of all processes.
-    """
-
-    mean: Tensor
-    var: Tensor
-    images: int | Tensor | None = None
-    synchronized: bool = False
-
-
 class Kept(NamedTuple):
     """What the gradients need, with r and R as above: r, wi * r and m - M, (N, C); R and wb * R, (C,)."""
 
@@ -58,45 +44,17 @@ class Kept(NamedTuple):
     batch_scale: Tensor
 
 
-def pool(mean: Tensor, var: Tensor, synchronized: bool = False) -> Statistics:
-    """Return the batch's statistics from the moments (N, C) of at least one image: the law of total variance."""
-    if synchronized:
-        return pool_of_all(mean, var)
-    between, batch_mean = torch.var_mean(mean, 0, correction=0)
-    return Statistics(batch_mean, var.mean(0).add_(between), len(mean))
-
-
-def pool_of_all(mean: Tensor, var: Tensor) -> Statistics:
-    """Return the statistics of the images of all processes together.
-
-    Each process sends its number of images, their mean and their sum of squared differences from it, which add up
-    without cancelling (Chan et al., Stanford STAN-CS-79-773, 1979). A process may have no image.
-    """
-    images, channels = mean.shape
-    own_mean = mean.sum(0) / max(images, 1)
-    own_squares = (var + (mean - own_mean).square()).sum(0)
-    own = torch.cat([own_mean.new_full((1,), images), own_mean, own_squares])
-    images, means, squares = gather_rows(own[None], [1] * num_processes()).split([1, channels, channels], dim=1)
-    total = images.sum()
-    pooled = (images * means).sum(0) / total
-    return Statistics(pooled, (squares + images * (means - pooled).square()).sum(0) / total, total, True)
-
-
-def no_statistics(mean: Tensor, var: Tensor, pixels: int) -> Statistics:
-    """Return statistics for a layer without batch normalization, on which nothing depends."""
-    return Statistics(mean.new_zeros(mean.shape[1]), mean.new_ones(mean.shape[1]))
-
-
 def coefficients(
-    mean: Tensor, var: Tensor, statistics: Statistics, mixture: Mixture, eps: float
-) -> tuple[Tensor, Tensor, Kept]:
-    """Return scale and shift (N, C) from the images' moments, and what their gradients need."""
+    mean: Tensor, var: Tensor, pixels: int, source: Source | None, mixture: Mixture, eps: float
+) -> tuple[Tensor, Tensor, Statistics, Kept]:
+    """Return scale and shift (N, C) from the images' moments, the batch's statistics, and what the gradients need."""
+    statistics = find_statistics(mean, var, pixels, source)
     inst_rsqrt, batch_rsqrt = torch.rsqrt(var + eps), torch.rsqrt(statistics.var + eps)
     inst_scale, batch_scale = mixture.weight * inst_rsqrt, mixture.batch_weight * batch_rsqrt
     distance = mean - statistics.mean
     scale = torch.lerp(inst_scale, batch_scale, mixture.gate)
     shift = torch.lerp(mixture.bias, torch.addcmul(mixture.batch_bias, distance, batch_scale), mixture.gate)
-    return scale, shift, Kept(inst_rsqrt, inst_scale, distance, batch_rsqrt, batch_scale)
+    return scale, shift, statistics, Kept(inst_rsqrt, inst_scale, distance, batch_rsqrt, batch_scale)
 
 
 def gradients(

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastreid.layers.coefficients import Mixture, Statistics, no_statistics, pool
+from fastreid.layers.coefficients import Mixture
+from fastreid.layers.moments import Source
 from fastreid.layers.normalize import normalize
 from fastreid.layers.passes import EAGER, activate, per_map
 from fastreid.utils.errors import UserError
@@ -114,35 +115,29 @@ class BatchNorm(nn.BatchNorm2d):
         return activate(out, activation, residual)
 
     def forward_by_moments(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
-        """Return what `forward` does for maps (N, C, H, W) of any size, with the moments of `statistics`."""
-        return normalize(x, self.alone(), self.statistics, activation, residual, eps=self.eps)
+        """Return what `forward` does for maps (N, C, H, W) of any size, with the statistics of `source`."""
+        return normalize(x, self.alone(), self.source(), activation, residual, eps=self.eps)
 
     def alone(self) -> Mixture:
         """Return the mixture that is this normalization only."""
         return Mixture(self.weight, self.bias, self.weight, self.bias, torch.ones_like(self.weight))
 
-    def statistics(self, inst_mean: Tensor, inst_var: Tensor, pixels: int) -> Statistics:
-        """Return mean and variance (C,) to normalize with in the present mode, and move the running ones if it says so.
+    def source(self, first: int = 0) -> Source:
+        """Return where it has its statistics from in the present mode.
 
         Args:
-            inst_mean, inst_var: the images' moments, (N, C). pixels: H * W of the maps.
+            first: its first channel among those of the maps.
         """
-        if not self.uses_batch_stats or not (len(inst_mean) or self.synchronized):
-            return Statistics(self.running_mean, self.running_var)
-        found = pool(inst_mean, inst_var, self.synchronized)
-        if self.population is not None:
-            self.population.add(found.mean, found.var, pixels * found.images)
-        elif self.updates_running_stats:
-            self.track(found.mean, found.var, pixels * found.images)
-        return found
-
-    @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Move the running statistics towards the batch's; the running variance is the unbiased one."""
-        unbiased = var * (count / (count - 1 + (count == 1)))  # without asking a GPU for the count of all processes
-        running = [self.running_mean, self.running_var]
-        self.num_batches_tracked.add_(1)
-        torch._foreach_lerp_(running, [mean.to(running[0].dtype), unbiased.to(running[1].dtype)], self.momentum)
+        return Source(
+            self.running_mean,
+            self.running_var,
+            self.uses_batch_stats,
+            self.synchronized,
+            first,
+            self.num_batches_tracked if self.updates_running_stats else None,
+            self.momentum,
+            self.population,
+        )
 
 
 class InstanceNorm(nn.Module):
@@ -160,7 +155,7 @@ class InstanceNorm(nn.Module):
         if x.shape[2:] == (1, 1):
             return activate(x * self.fc_multiply, activation, residual)
         mixture = Mixture(self.weight, self.bias, self.weight, self.bias, torch.zeros_like(self.weight))
-        return normalize(x, mixture, no_statistics, activation, residual, self.kernels)
+        return normalize(x, mixture, None, activation, residual, self.kernels)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, fc_multiply={self.fc_multiply}"
@@ -187,13 +182,6 @@ class SplitNorm(nn.Module):
             return values.split(sizes, 1)
         return values.split(sizes[::-1], 1)[::-1]
 
-    def statistics(self, inst_mean: Tensor, inst_var: Tensor, pixels: int) -> Statistics:
-        """Return what `BatchNorm.statistics` does; nothing depends on those of the other channels."""
-        batch, instance = self.parts
-        found = batch.statistics(self.divide(inst_mean)[0], self.divide(inst_var)[0], pixels)
-        others = found.mean.new_zeros(instance.num_features)
-        return found._replace(mean=self.in_order(found.mean, others), var=self.in_order(found.var, others + 1))
-
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         batch, instance = self.parts
         if x.shape[2:] == (1, 1):
@@ -203,7 +191,8 @@ class SplitNorm(nn.Module):
         weight, bias = self.in_order(batch.weight, instance.weight), self.in_order(batch.bias, instance.bias)
         gate = self.in_order(torch.ones_like(batch.weight), torch.zeros_like(instance.weight))
         mixture = Mixture(weight, bias, weight, bias, gate)
-        return normalize(x, mixture, self.statistics, activation, residual, self.kernels, batch.eps)
+        source = batch.source(0 if self.batch_first else instance.num_features)
+        return normalize(x, mixture, source, activation, residual, self.kernels, batch.eps)
 
 
 class BatchInstanceNormHalf(SplitNorm):
@@ -253,7 +242,7 @@ class SharedAffineBatchInstanceNorm(BatchNorm):
         mixture = Mixture(self.weight, self.bias, self.weight, self.bias, self.gate)
         if x.shape[2:] == (1, 1):  # which have no variance: BN alone
             mixture = self.alone()._replace(batch_weight=self.gate * self.weight)
-        return normalize(x, mixture, self.statistics, activation, residual, self.kernels, self.eps)
+        return normalize(x, mixture, self.source(), activation, residual, self.kernels, self.eps)
 
 
 class BatchInstanceNorm(nn.Module):
@@ -273,7 +262,7 @@ class BatchInstanceNorm(nn.Module):
             gate = per_map(self.gate)
             return activate(gate * batch.forward_by_moments(x) + (1 - gate) * instance(x), activation, residual)
         mixture = Mixture(batch.weight, batch.bias, instance.weight, instance.bias, self.gate)
-        return normalize(x, mixture, batch.statistics, activation, residual, self.kernels, batch.eps)
+        return normalize(x, mixture, batch.source(), activation, residual, self.kernels, batch.eps)
 
 
 def initial_gate(num_features: int, init: str) -> Tensor:

@@ -14,8 +14,6 @@ passes.py has what goes over maps, coefficients.py what is per image and channel
 
 from __future__ import annotations
 
-from typing import Callable
-
 import torch
 from torch import Tensor
 
@@ -23,11 +21,10 @@ from fastreid.layers.coefficients import (
     EPS,
     Kept,
     Mixture,
-    Statistics,
     coefficients,
     gradients,
-    pool,
 )
+from fastreid.layers.moments import Source, Statistics
 from fastreid.layers.passes import (
     EAGER,
     Kernels,
@@ -39,15 +36,11 @@ from fastreid.layers.passes import (
     statistics_input,
 )
 
-# The images' moments (N, C), (N, C) and H * W -> the batch's statistics. Called once in each forward pass, so that it
-# may move running statistics.
-StatisticsSource = Callable[[Tensor, Tensor, int], Statistics]
-
 
 def normalize(
     x: Tensor,
     mixture: Mixture,
-    source: StatisticsSource,
+    source: Source | None,
     activation: str | None = None,
     residual: Tensor | None = None,
     kernels: Kernels = EAGER,
@@ -56,7 +49,7 @@ def normalize(
     """Return activation(scale * (x - mean) + shift + residual), in the type and memory format of x.
 
     Args:
-        eps: what is added to variances, of the images and of the batch.
+        source: of the batch's statistics; None for a layer without batch normalization. eps: what is added to variances.
     """
     if torch.compiler.is_compiling():  # whole-model compilation and export fuse and differentiate this themselves
         return composed(x, mixture, source, eps, activation, residual)
@@ -68,15 +61,14 @@ def normalize(
 def forward(x, mixture, source, eps, activation, residual, kernels) -> tuple[Tensor, Tensor, Tensor, Statistics, Kept]:
     """Return y, the images' means, scale, the batch's statistics, and what else the gradients need."""
     mean, var = kernels.moments(x)
-    statistics = source(mean, var, x.shape[2] * x.shape[3])
-    scale, shift, kept = coefficients(mean, var, statistics, mixture, eps)
+    scale, shift, statistics, kept = coefficients(mean, var, x.shape[2] * x.shape[3], source, mixture, eps)
     return kernels.output(x, mean, scale, shift, residual, activation), mean, scale, statistics, kept
 
 
 def composed(
     x: Tensor,
     mixture: Mixture,
-    source: StatisticsSource,
+    source: Source | None,
     eps: float,
     activation: str | None = None,
     residual: Tensor | None = None,
@@ -85,7 +77,7 @@ def composed(
     mean = statistics_input(x).mean((2, 3))
     centred = centre(x, mean)
     var = centred.square().mean((2, 3))
-    scale, shift, _ = coefficients(mean, var, source(mean, var, x.shape[2] * x.shape[3]), mixture, eps)
+    scale, shift, *_ = coefficients(mean, var, x.shape[2] * x.shape[3], source, mixture, eps)
     return activate(multiply_add(centred, scale, shift, None).to(x.dtype), activation, residual)
 
 
@@ -130,10 +122,7 @@ def differentiable_gradients(
     grad: Tensor, x: Tensor, mixture: Mixture, statistics: Statistics, eps: float
 ) -> list[Tensor | None]:
     """Return the gradients for x and the mixture, as functions of them and of `grad` for a second derivative."""
-
-    def source(mean: Tensor, var: Tensor, pixels: int) -> Statistics:
-        return statistics if statistics.images is None else pool(mean, var, statistics.synchronized)
-
+    source = Source(statistics.mean, statistics.var, statistics.images is not None, statistics.synchronized)
     inputs = [t.view_as(t) for t in (x, *mixture)]  # so that only their use in this operation counts
     y = composed(inputs[0], Mixture(*inputs[1:]), source, eps)
     wanted = [t for t in inputs if t.requires_grad]

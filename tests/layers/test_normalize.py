@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from fastreid.layers import norm_factory, passes
-from fastreid.layers.coefficients import EPS, Mixture, pool
+from fastreid.layers.coefficients import EPS, Mixture
+from fastreid.layers.moments import Source
 from fastreid.layers.normalize import composed, normalize
 from fastreid.layers.passes import EAGER, PASSES, RELU, RELU6, Kernels, activate, moments
 
@@ -18,8 +19,9 @@ WHOLE = Kernels(*PASSES)  # the passes without being cut into parts
 N, C, SHAPE = 4, 6, (4, 6, 9, 5)
 
 
-def source(mean, var, pixels):
-    return pool(mean, var)
+def pooled(like):
+    """Return a source of statistics that are the images' own."""
+    return Source(torch.zeros_like(like), torch.ones_like(like), pooled=True)
 
 
 def mixture(weight, bias, gate):
@@ -35,7 +37,7 @@ def inputs(shape=SHAPE, dtype=torch.float64, layout=torch.channels_last):
 
 def run(function, x, residual, parameters, activation, cotangent):
     """Return output and gradients."""
-    y = function(x, mixture(*parameters), source, activation, residual)
+    y = function(x, mixture(*parameters), pooled(parameters[0]), activation, residual)
     leaves = [t for t in (x, residual, *parameters) if t is not None]
     return [y.detach(), *torch.autograd.grad(y, leaves, cotangent)]
 
@@ -74,7 +76,7 @@ def test_value_and_gradients_are_those_of_the_composition_whatever_the_parts(
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     assert all(t.is_contiguous(memory_format=layout) for t in found[:2])
     with torch.no_grad():
-        plain = normalize(x, mixture(*parameters), source, activation, residual)
+        plain = normalize(x, mixture(*parameters), pooled(parameters[0]), activation, residual)
     torch.testing.assert_close(plain, expected[0], rtol=1e-10, atol=1e-10)
 
 
@@ -83,7 +85,7 @@ def test_first_and_second_derivatives_by_finite_differences(activation):
     leaves = inputs((3, 2, 3, 2))
 
     def function(x, residual, *parameters):
-        return normalize(x, mixture(*parameters), source, activation, residual)
+        return normalize(x, mixture(*parameters), pooled(parameters[0]), activation, residual)
 
     assert torch.autograd.gradcheck(function, leaves)
     assert torch.autograd.gradgradcheck(function, leaves)
@@ -95,7 +97,7 @@ def test_a_second_derivative_counts_only_what_goes_through_the_operation():
     results = []
     for function in (normalize, by_composition):
         made = weight * x.mean((0, 2, 3)).tanh()
-        y = function(x, mixture(made, *others), source, RELU, None)
+        y = function(x, mixture(made, *others), pooled(weight), RELU, None)
         (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         results.append((first.detach(), *torch.autograd.grad(first.square().sum(), (x, weight, *others))))
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
@@ -191,7 +193,7 @@ def test_no_gradient_is_computed_for_an_input_that_needs_none(monkeypatch):
     called = []
     kernels = WHOLE._replace(input_gradient=lambda *arguments: called.append(1) or PASSES[3](*arguments))
     for needed in (True, False):
-        y = normalize(x.detach().requires_grad_(needed), mixture(*parameters), source, kernels=kernels)
+        y = normalize(x.detach().requires_grad_(needed), mixture(*parameters), pooled(parameters[0]), kernels=kernels)
         y.sum().backward()
         assert called == [1]
 
@@ -200,7 +202,7 @@ def test_only_x_and_the_output_are_kept():
     x, _, *parameters = inputs()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        y = normalize(x, mixture(*parameters), source, RELU)
+        y = normalize(x, mixture(*parameters), pooled(parameters[0]), RELU)
     maps = {t.data_ptr() for t in kept if t.dim() == 4 and t.shape[2:] == SHAPE[2:]}
     assert maps == {x.data_ptr(), y.data_ptr()}
 
@@ -220,17 +222,17 @@ def test_nothing_outlives_a_step():
         x, residual, *parameters = inputs()
         references = []
 
-        def watched(mean, var, pixels):
-            statistics = pool(mean, var)
-            references.extend(map(weakref.ref, (mean, var, statistics.mean, statistics.var)))
-            return statistics
+        def watched(x):
+            found = moments(x)
+            references.extend(map(weakref.ref, found))
+            return found
 
         for backward in (True, False):
-            y = normalize(x, mixture(*parameters), watched, RELU, residual)
+            y = normalize(x, mixture(*parameters), pooled(parameters[0]), RELU, residual, WHOLE._replace(moments=watched))
             references.append(weakref.ref(y))
             if backward:
                 y.sum().backward()
             del y
-        assert [reference() for reference in references] == [None] * 10
+        assert [reference() for reference in references] == [None] * 6
     finally:
         gc.enable()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastreid.layers import IBN, norm_factory, running_statistics, running_stats, synchronize_statistics
-from fastreid.layers.coefficients import pool, pool_of_all
+from fastreid.layers.moments import pool, pool_of_all
 from fastreid.layers.normalization import BatchNorm
 
 BATCH_NORMS = ("BN", "BIN_half", "IBN", "BIN_gate1", "BIN_gate2")
