@@ -146,7 +146,7 @@ def read_row(
     cfg = get_cfg()
     try:
         cfg.merge_from_file(project / config)
-        cfg.merge_tree(Path("options"), options)
+        cfg.merge_tree(options, where="options")
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     cfg.merge_from_list(list(words))
