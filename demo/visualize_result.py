@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rank-sort", choices=orders, default=orders[0], help="by AP: worst first, or best first")
     parser.add_argument("--max-rank", default=10, type=int, metavar="K", help="images of a list (default: %(default)s)")
     parser.add_argument("--per-page", default=6, type=int, metavar="N", help="queries on a page (default: %(default)s)")
-    parser.add_argument("--heat", action="store_true", help="show where the model looks: how strong its last feature map is")
+    parser.add_argument("--heat", action="store_true", help="show where the model looks, by its last feature map")
     args = parser.parse_args()
     if min(args.num_vis, args.max_rank, args.per_page) < 1:
         parser.error("--num-vis, --max-rank and --per-page must be at least 1")

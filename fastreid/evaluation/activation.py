@@ -20,8 +20,8 @@ SHARE = 0.65  # of the colours in an overlay; the rest is the image, in grey
 def activation_maps(cfg, model: nn.Module, paths: Iterable[str], name: str = "") -> dict[str, np.ndarray]:
     """Return for each image the strength (h, w), float32 0..1, of the backbone's last map (C, h, w) at each place.
 
-    It is the sum of squares over the channels (Zagoruyko and Komodakis, arXiv 1612.03928), from the image's weakest place
-    to its strongest: maps of two images do not say in which one a place is stronger. A map of equal values is 0.
+    It is the sum of squares over the channels (Zagoruyko and Komodakis, arXiv 1612.03928), from the image's weakest
+    place to its strongest: maps of two images do not say in which one a place is stronger. An even map is 0.
 
     Args:
         cfg, model: as of a test. name: stands beside the progress bar.
@@ -36,7 +36,11 @@ def activation_maps(cfg, model: nn.Module, paths: Iterable[str], name: str = "")
     cfg.defrost()
     cfg.TEST.FLIP = False  # one map of each image
     found: list[Tensor] = []
-    hook = model.backbone.register_forward_hook(lambda _, __, output: found.append(output.float().square().sum(1).cpu()))
+
+    def keep(_: nn.Module, __: tuple, output: Tensor) -> None:
+        found.append(output.float().square().sum(1).cpu())
+
+    hook = model.backbone.register_forward_hook(keep)
     try:
         forward_batches(cfg, model, build_test_loader(cfg, items), len(items), name)
     finally:

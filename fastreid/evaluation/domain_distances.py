@@ -104,7 +104,8 @@ def draw_matrix(figure, axis, matrix: np.ndarray, found: DomainDistances, title:
     figure.colorbar(image, ax=axis, shrink=0.75)
     axis.grid(False)
     axis.set_title(title)
-    axis.set_xticks(range(count), [short(label) for label in found.labels], rotation=45, ha="right", rotation_mode="anchor")
+    names = [short(label) for label in found.labels]
+    axis.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
     if 0 < sources < count:
         for line in (axis.axhline, axis.axvline):
             line(sources - 0.5, color="white", linewidth=3)

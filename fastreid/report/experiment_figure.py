@@ -86,8 +86,8 @@ def draw_gap(axis: Axes, experiment: Experiment, table: Table, metric: str) -> N
         across, up = (table[row.name, GROUP, group, metric] for group in (first, second))
         if across.mean is None or up.mean is None:
             continue
-        style = {"fmt": style_of_line(number, MARKERS), "color": PALETTE[number % len(PALETTE)], "capsize": 3, "label": short(row.name)}
-        axis.errorbar(across.mean, up.mean, xerr=across.std, yerr=up.std, **style)
+        style = {"fmt": style_of_line(number, MARKERS), "color": PALETTE[number % len(PALETTE)], "capsize": 3}
+        axis.errorbar(across.mean, up.mean, xerr=across.std, yerr=up.std, label=short(row.name), **style)
     ends = [min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])]
     axis.plot(ends, ends, "--", color=GREY, linewidth=1, zorder=0)
     axis.set(title=f"{metric}: {second} over {first}", xlabel=f"{first} (%)", ylabel=f"{second} (%)")

@@ -174,11 +174,9 @@ class Thumbnails:
         Raises:
             UserError: it cannot be read.
         """
-        if heat is not None:
-            found = encode(overlay(read_image(path), heat))
-        else:
-            found = self.known[path] if path in self.known else self.known.setdefault(path, encode(read_image(path)))
-        uri, width, height = found
+        if heat is None and path not in self.known:
+            self.known[path] = encode(read_image(path))
+        uri, width, height = self.known[path] if heat is None else encode(overlay(read_image(path), heat))
         if self.used + len(uri) > self.most_bytes:
             self.left_out += 1
             return None

@@ -14,7 +14,7 @@ from fastreid.report.queries import QueryCard, QuerySet, RunLists, Thumbnails
 
 # Images in a row of a list, where the window is wide enough.
 COLUMNS = 10
-HEAT = "Below each image: where the model looks. Bright is where its last feature map is strong, in each image by itself."
+HEAT = "Below each image: where the model looks. Bright is where its last feature map is strong, each image by itself."
 Heat = dict[str, np.ndarray]  # maps by the image's path
 
 

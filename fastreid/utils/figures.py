@@ -19,8 +19,8 @@ from matplotlib.ticker import LogFormatter  # noqa: E402
 from fastreid.utils.files import atomic_path  # noqa: E402
 from fastreid.utils.fonts import drawable, fallback_families  # noqa: E402
 
-__all__ = ["BLACK", "GREY", "MARKERS", "PALETTE", "SEQUENTIAL", "panel_grid", "plt", "save_figure", "short", "style_of_line",
-           "use_log_scale", "use_style"]
+__all__ = ["BLACK", "GREY", "MARKERS", "PALETTE", "SEQUENTIAL", "panel_grid", "plt", "save_figure", "short",
+           "style_of_line", "use_log_scale", "use_style"]
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color), yellow last: it is the palest on white.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
@@ -54,7 +54,7 @@ class PlainLogFormatter(LogFormatter):
 
 
 def short(name: str) -> str:
-    """Return a name as figures show it: what is in the middle of a long one is left out, as names differ at both ends."""
+    """Return a name as figures show it: of a long one the middle is left out, as names differ at both ends."""
     pieces = [drawable(char) for char in name]  # an escaped character stays whole
     if sum(map(len, pieces)) <= LONGEST:
         return "".join(pieces)

@@ -8,7 +8,17 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import BLACK, MARKERS, PALETTE, plt, save_figure, short, style_of_line, use_log_scale, use_style
+from fastreid.utils.figures import (
+    BLACK,
+    MARKERS,
+    PALETTE,
+    plt,
+    save_figure,
+    short,
+    style_of_line,
+    use_log_scale,
+    use_style,
+)
 
 Records = list[dict[str, float]]
 AVERAGE = "all_average"
@@ -82,7 +92,7 @@ def draw_evaluations(axis, records: Records, names: list[str]) -> None:
         draw_lines(axis, records, [], "Rank-1 and mAP on the test sets (%)")
         return
     sets = list(dict.fromkeys(name.removeprefix("test/").rpartition(" ")[0] for name in names))
-    if len(sets) == 2:  # the average of one data set is that data set
+    if len(sets) == 2 and AVERAGE in sets:  # the average of one data set is that data set
         sets.remove(AVERAGE)
     colours = [colour for colour in PALETTE if colour != BLACK]
     for number, name in enumerate(sets):

@@ -36,7 +36,7 @@ NAMES = [
     "folder:#hash&amp",
     "folder:\u00fcn\u00efcode",
 ]
-LOSSES = ("base/loss_cls", "base/loss_triplet", "mtrain/loss_triplet_add", "mtrain/loss_triplet_mtrain", "mtrain/loss_stc")
+LOSSES = ("base/loss_cls", "base/loss_triplet", "mtrain/loss_triplet_add", "mtrain/loss_triplet_mtrain")
 LAYERS = [f"layer{stage}.{block}.conv1.bn" for stage in range(1, 5) for block in range(2)]
 
 
@@ -148,7 +148,8 @@ def is_markup(words: str) -> bool:
 def test_a_long_name_keeps_both_ends():
     assert short("ALL_GRID") == "ALL_GRID" and len(short("x" * 300)) == LONGEST
     shown = short(NAMES[2])
-    assert len(shown) <= LONGEST and shown.startswith("folder:a_very") and shown.endswith("in_2026") and "\u2026" in shown
+    assert len(shown) <= LONGEST and shown.startswith("folder:a_very") and shown.endswith("in_2026")
+    assert "\u2026" in shown
 
 
 def test_an_escaped_letter_stays_whole(monkeypatch):
