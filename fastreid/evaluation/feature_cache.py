@@ -66,9 +66,12 @@ class FeatureCache:
 def read_arrays(path: Path, names: Sequence[str], advice: str) -> dict[str, np.ndarray]:
     """Return some arrays of an .npz file of features; UserError, ending in `advice`, if it is none or lacks one."""
     try:
-        with np.load(path, allow_pickle=False) as content:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise ValueError("it is a single array")
+        with content:
             return {name: content[name] for name in names}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a file of saved features ({error}): {advice}") from error
 
 
