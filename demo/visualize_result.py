@@ -101,7 +101,7 @@ def draw_pages(lists: list[RankedQuery], args: argparse.Namespace, name: str, sp
     )
     heat = {}
     if args.heat:
-        heading += "   bright: where the last feature map is strong, each image by itself"
+        heading += "   bright: strong last feature map"
         shown = (image.path for ranked in drawn for image in (ranked, *ranked.items))
         heat = activation_maps(predictor.cfg, predictor.model, shown, name)
     for page, start in enumerate(range(0, len(drawn), args.per_page), start=1):
