@@ -42,10 +42,11 @@ def moments_kernel(x, mean, var, P, C, stride_n, stride_p, stride_c, BP: tl.cons
         lane_squares = tl.where(p < P, lane_squares + difference * (values - updated), lane_squares)
         lane_mean = tl.where(p < P, updated, lane_mean)
     seen = tl.where(lane < P, (P - 1 - lane) // BP + 1, 0).to(lane_mean.dtype)[:, None]
-    total = tl.sum(seen * lane_mean, 0) / P
-    difference = lane_mean - total[None, :]
+    first = tl.load(x, inner, other=0).to(lane_mean.dtype)  # near the mean: the sum of what is left rounds less
+    total = first + (tl.sum(seen * (lane_mean - first), 0) / P)[None, :]
+    difference = lane_mean - total
     squares = tl.sum(lane_squares + seen * difference * difference, 0)
-    tl.store(mean + n * C + c, total, c < C)
+    tl.store(mean + n * C + c[None, :], total, inner)
     tl.store(var + n * C + c, squares / P, c < C)
 
 
@@ -213,21 +214,22 @@ def gradients_kernel(
     tl.store(for_parameters + 3 * C + c, (1 - g) * through_shift, inner)
     for_gate = batch_weight * R * through_batch - weight * through_instance + (batch_bias - bias) * through_shift
     tl.store(for_parameters + 4 * C + c, for_gate, inner)
+    batch_slope = tl.zeros([BC], dtype)
+    batch_offset = tl.zeros([BC], dtype)
     if POOLED:
         shared = g * batch_weight * R / N
-    else:
-        shared = tl.zeros([BC], dtype)
+        batch_slope = shared * R * R * through_batch
+        batch_offset = shared * through_shift
     for start in range(0, N, BN):
         n = (start + tl.arange(0, BN))[:, None]
         at, there = n * C + c[None, :], inner[None, :] & (n < N)
         r = tl.load(inst_rsqrt + at, there, other=0)
         own = ((1 - g) * weight)[None, :] * r
-        batch_slope = (shared * R * R * through_batch)[None, :]
         distance = tl.load(mean + at, there, other=0) - M[None, :]
         s = tl.load(for_scale + at, there, other=0)
         t = tl.load(for_shift + at, there, other=0)
-        tl.store(slope + at, -(own * r * r * s + batch_slope) / P, there)
-        tl.store(offset + at, -(own * t + batch_slope * distance + (shared * through_shift)[None, :]) / P, there)
+        tl.store(slope + at, -(own * r * r * s + batch_slope[None, :]) / P, there)
+        tl.store(offset + at, -(own * t + batch_slope[None, :] * distance + batch_offset[None, :]) / P, there)
 
 
 class Maps(NamedTuple):

@@ -79,7 +79,7 @@ def test_every_type_of_numbers(dtype, layout):
     x, residual, cotangent = maps((4, 6, 9, 5), layout, dtype)
     layer = make_layer("BIN_gate2", 6, torch.float32)
     found, expected = run_both(layer, "general", x, None, residual, cotangent)
-    digits = 4 * torch.finfo(dtype).eps
+    digits = 16 * torch.finfo(dtype).eps
     for ours, theirs in zip(found, expected):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=digits, atol=digits * (1 + theirs.abs().max().item()))
@@ -87,16 +87,18 @@ def test_every_type_of_numbers(dtype, layout):
 
 @pytest.mark.parametrize("name", ["mean 1e4", "images of unlike means", "constant"])
 def test_what_would_cancel(name):
-    """Against float64: no worse than PyTorch's functions by more than a factor."""
+    """Errors against float64 are a few times those of PyTorch's functions, or what the last digits of x bring about."""
     x, _, cotangent = maps((3, 4, 16, 8), "channels_last", torch.float32)
     offset = {"mean 1e4": 1e4, "images of unlike means": 1e4 * torch.arange(3, device=DEVICE).view(3, 1, 1, 1)}
     x = x * 0 + 7.3 if name == "constant" else x + offset[name]
     layer = make_layer("BIN_gate2", 4, torch.float32)
+    spread = (x.double().var((2, 3), correction=0) + 1e-5).sqrt()
+    last_digits = 8 * torch.finfo(x.dtype).eps * float((x.abs().amax((2, 3)) / spread).max())
     exact = run(copy.deepcopy(layer).double(), "hold", x.double(), None, None, cotangent.double())
     found, usual = run_both(layer, "hold", x, None, None, cotangent)
     for ours, theirs, right in zip(found, usual, exact):
         errors = [float((t.double() - right).abs().max()) for t in (ours, theirs)]
-        assert errors[0] <= 3 * errors[1] + 1e-5 * float(right.abs().max())
+        assert errors[0] <= 3 * errors[1] + last_digits * float(right.abs().max())
 
 
 def test_what_is_not_a_number_stays_so():
