@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
+from types import ModuleType
 
 # As tools/train_net.py does, before PyTorch is loaded: threads that wait by spinning make a busy machine many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -11,16 +12,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+if not torch.cuda.is_available():  # Triton's kernels run as plain Python then, if it is told before it is loaded
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def load(name: str) -> ModuleType:
+    """Return a module of tests/golden."""
+    spec = importlib.util.spec_from_file_location(f"golden_{name}", GOLDEN / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
 def recipe():
     """How the reference vectors' weights and images were filled: tests/golden/recipe.py."""
-    spec = importlib.util.spec_from_file_location("golden_recipe", GOLDEN / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("recipe")
+
+
+@pytest.fixture(scope="session")
+def golden_steps():
+    """Training steps against the published program: tests/golden/steps.py."""
+    return load("steps")
 
 
 def pytest_addoption(parser):

@@ -1,4 +1,4 @@
-"""torch.compile for training: `SOLVER.COMPILE`."""
+"""Compiled training: `SOLVER.COMPILE`."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from torch import nn
 
 from fastreid.layers.coefficients import Mixture
 from fastreid.layers.normalize import normalize
-from fastreid.layers.passes import EAGER, PASSES, RELU, Kernels
+from fastreid.layers.passes import EAGER, PASSES, RELU, Kernels, with_passes
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-CHOICES = ("off", "norm", "model")
+CHOICES = ("auto", "off", "norm", "model")
 
 
-def compile_model(model: nn.Module, choice: str) -> None:
-    """Compile the parts of a model that `SOLVER.COMPILE` names, in place; parameters keep their names.
+def compile_model(model: nn.Module, choice: str, device: torch.device) -> None:
+    """Compile the parts of a model on a device that `SOLVER.COMPILE` names, in place; parameters keep their names.
 
-    "norm" compiles the passes of normalization and activation, for every size at once, so that compiling takes
-    seconds and the varying sizes of the meta parts do not repeat it. "model" compiles the backbone as a whole: longer,
-    and again for each kind of step. Where no compiler works the model stays as it is, after a warning.
+    "auto" gives normalization the Triton kernels of layers/kernels.py where the model is on a GPU. "norm" compiles the
+    passes of normalization and activation, for every size at once, so that compiling takes seconds and the varying
+    sizes of the meta parts do not repeat it. "model" compiles the backbone as a whole: longer, and again for each kind
+    of step. Where no compiler works the model stays as it is, after a warning.
 
     Raises:
         UserError: there is no such choice.
     """
     if choice not in CHOICES:
         raise UserError(f"SOLVER.COMPILE must be one of {', '.join(CHOICES)}; found {choice!r}")
-    if choice == "off":
+    if choice == "off" or (choice == "auto" and device.type != "cuda"):
         return
     if choice == "model" and getattr(model.backbone, "checkpointed", None):
         raise UserError('SOLVER.COMPILE "model" decides itself what to keep: choose "norm", or empty MODEL.BACKBONE.CHECKPOINT')
     start = time.perf_counter()
-    kernels = Kernels(*(torch.compile(function, dynamic=True) for function in PASSES))
     try:
-        try_out(kernels, next(model.parameters()).device)
+        kernels = triton_kernels() if choice == "auto" else compiled_passes()
+        try_out(kernels, device)
     except Exception as error:  # whatever a compiler that is missing, old or broken brings about
         reason = str(error).strip().partition("\n")[0]
         logger.warning(f"SOLVER.COMPILE {choice}: no working compiler ({type(error).__name__}: {reason}): running without")
@@ -53,6 +54,22 @@ def compile_model(model: nn.Module, choice: str) -> None:
     for module in model.modules():
         if getattr(module, "kernels", None) is EAGER:
             module.kernels = kernels
+
+
+def compiled_passes() -> Kernels:
+    """Return the passes as torch.compile makes them, when they are first called."""
+    return with_passes(*(torch.compile(function, dynamic=True) for function in PASSES))
+
+
+def triton_kernels() -> Kernels:
+    """Return the kernels for a GPU.
+
+    Raises:
+        ImportError: Triton, which PyTorch's CUDA builds bring along, is not there.
+    """
+    from fastreid.layers.kernels import TRITON
+
+    return TRITON
 
 
 def try_out(kernels: Kernels, device: torch.device) -> None:

@@ -239,7 +239,7 @@ class DefaultTrainer(ResumableTrainer):
                 hooks.StopOnSignal(self.signals),
             ]
         )
-        if cfg.SOLVER.COMPILE != "off":
+        if cfg.SOLVER.COMPILE in ("norm", "model") or (cfg.SOLVER.COMPILE == "auto" and self.device.type == "cuda"):
             self.register_hooks([hooks.CompilationReport()])
         self.train_and_survive()
         return self.results

@@ -88,7 +88,7 @@ class SimpleTrainer(TrainerBase):
 
         if num_processes() > 1 and cfg.MODEL.NORM.SYNC and cfg.SOLVER.COMPILE == "model":
             raise UserError("SOLVER.COMPILE model cannot compile MODEL.NORM.SYNC's collectives: choose norm, or SYNC False")
-        compile_model(model, cfg.SOLVER.COMPILE)
+        compile_model(model, cfg.SOLVER.COMPILE, self.device)
         self.parallel = ParallelModel(model, cfg.MODEL.NORM.SYNC)
         self.unread: list[UnreadLosses] = []
         self.gates = gate_parameters(model)

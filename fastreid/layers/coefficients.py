@@ -13,7 +13,7 @@ normalization alone gates 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import torch
 from torch import Tensor
@@ -63,8 +63,8 @@ def gradients(
     pixels: int,
     statistics: Statistics,
     mixture: Mixture,
-    kept: Kept,
-    needed: tuple[bool, ...],
+    kept: tuple[Tensor, ...],
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Return slope and offset, (N, C), and the gradients for a mixture, from those for scale and shift, (N, C).
 
@@ -77,6 +77,7 @@ def gradients(
     Args:
         needed: for which tensors of the mixture there is to be a gradient; there is None for the others.
     """
+    kept = Kept(*kept)
     gate, rest, instance = mixture.gate, 1 - mixture.gate, for_scale * kept.inst_rsqrt
     through_batch = torch.addcmul(for_scale, for_shift, kept.distance)
     sums = torch.stack([through_batch, for_shift, instance]).sum(1)

@@ -45,8 +45,8 @@ class Source(NamedTuple):
     """Where batch normalization has its statistics from in one forward pass.
 
     Args:
-        mean, var: the running statistics. pooled: it uses those of the images instead, where there are any. synchronized:
-            of the images of all processes. first: which channel of the maps is the first of the running statistics'.
+        mean, var: the running statistics. pooled: it uses those of the images instead, where there are any.
+        synchronized: of the images of all processes. first: the channel of the maps that is theirs first.
         batches: the number of batches that have moved the running statistics, which this one moves by `momentum`; None:
             they stay. population: what adds up the images' statistics.
     """

@@ -17,13 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastreid.layers.coefficients import (
-    EPS,
-    Kept,
-    Mixture,
-    coefficients,
-    gradients,
-)
+from fastreid.layers.coefficients import EPS, Mixture, coefficients
 from fastreid.layers.moments import Source, Statistics
 from fastreid.layers.passes import (
     EAGER,
@@ -58,10 +52,12 @@ def normalize(
     return Normalize.apply(x, residual, source, eps, activation, kernels, *mixture)
 
 
-def forward(x, mixture, source, eps, activation, residual, kernels) -> tuple[Tensor, Tensor, Tensor, Statistics, Kept]:
+def forward(
+    x, mixture, source, eps, activation, residual, kernels
+) -> tuple[Tensor, Tensor, Tensor, Statistics, tuple[Tensor, ...]]:
     """Return y, the images' means, scale, the batch's statistics, and what else the gradients need."""
     mean, var = kernels.moments(x)
-    scale, shift, statistics, kept = coefficients(mean, var, x.shape[2] * x.shape[3], source, mixture, eps)
+    scale, shift, statistics, kept = kernels.coefficients(mean, var, x.shape[2] * x.shape[3], source, mixture, eps)
     return kernels.output(x, mean, scale, shift, residual, activation), mean, scale, statistics, kept
 
 
@@ -101,7 +97,8 @@ class Normalize(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, y, mean, scale, batch_mean, batch_var, *others = ctx.saved_tensors
         statistics = Statistics(batch_mean, batch_var, ctx.images, ctx.synchronized)
-        kept, mixture = Kept(*others[: len(Kept._fields)]), Mixture(*others[len(Kept._fields) :])
+        parameters = len(Mixture._fields)
+        kept, mixture = others[:-parameters], Mixture(*others[-parameters:])
         activation, kernels = ctx.activation, ctx.kernels
         needs_x, needs_residual, *needed = ctx.needs_input_grad[:2] + ctx.needs_input_grad[6:]
         if needs_residual or torch.is_grad_enabled():
@@ -113,7 +110,7 @@ class Normalize(torch.autograd.Function):
         grad = grad.contiguous(memory_format=memory_format(x))
         for_scale, for_shift = kernels.coefficient_gradients(grad, x, mean, y, activation)
         pixels = x.shape[2] * x.shape[3]
-        slope, offset, found = gradients(for_scale, for_shift, pixels, statistics, mixture, kept, needed)
+        slope, offset, found = kernels.gradients(for_scale, for_shift, pixels, statistics, mixture, kept, needed)
         for_x = kernels.input_gradient(grad, x, mean, scale, slope, offset, y, activation) if needs_x else None
         return for_x, for_residual, *NO_TENSORS, *found
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastreid.layers.coefficients import coefficients, gradients
+
 RELU, RELU6 = "relu", "relu6"
 UPPER_BOUND = {RELU: math.inf, RELU6: 6.0}
 
@@ -147,12 +149,21 @@ def of_images(arguments: tuple, part: slice) -> list:
 
 
 class Kernels(NamedTuple):
-    """The passes as they are run."""
+    """The passes over the maps, and what is computed per image and channel between them, as they are run."""
 
     moments: Callable
+    coefficients: Callable
     output: Callable
     coefficient_gradients: Callable
+    gradients: Callable
     input_gradient: Callable
 
 
-EAGER = Kernels(*(in_parts(function, gives_map=function in (output, input_gradient)) for function in PASSES))
+def with_passes(
+    moments: Callable, output: Callable, coefficient_gradients: Callable, input_gradient: Callable
+) -> Kernels:
+    """Return what runs these passes, with the rest as it is."""
+    return Kernels(moments, coefficients, output, coefficient_gradients, gradients, input_gradient)
+
+
+EAGER = with_passes(*(in_parts(function, gives_map=function in (output, input_gradient)) for function in PASSES))

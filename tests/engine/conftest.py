@@ -65,10 +65,10 @@ def make_batch(dtype=torch.float64):
     )
 
 
-def make_trainer(meta=True, dtype=torch.float64, **options):
+def make_trainer(meta=True, dtype=torch.float64, device="cpu", **options):
     cfg = make_cfg(**options)
     torch.manual_seed(1)
-    model = TinyModel(cfg).to(dtype)
+    model = TinyModel(cfg).to(device, dtype)
     loaders = [make_batch(dtype)], [make_batch(dtype)] if meta else None
     return SimpleTrainer(cfg, model, *loaders, *(build_optimizer(cfg, model, which) for which in ("main", "norm")))
 

@@ -2,10 +2,12 @@
 
 import functools
 import logging
+import sys
 
 import pytest
 import torch
 
+import fastreid.engine.compile as compiling
 from fastreid.engine.compile import compile_model, learning_only
 from fastreid.engine.hooks import CompilationReport
 from fastreid.layers.passes import EAGER
@@ -54,13 +56,34 @@ def test_without_a_working_compiler_a_run_goes_on_after_a_warning(tiny, monkeypa
     assert all(module.kernels is EAGER for module in trainer.model.modules() if hasattr(module, "gate"))
 
 
+def test_auto_is_eager_on_the_cpu_and_where_triton_is_missing(tiny, monkeypatch, caplog):
+    model = tiny.make_trainer(SOLVER__COMPILE="auto").model
+    layers = [module for module in model.modules() if hasattr(module, "gate")]
+    assert layers and all(layer.kernels is EAGER for layer in layers)
+    monkeypatch.setitem(sys.modules, "fastreid.layers.kernels", None)
+    with caplog.at_level(logging.WARNING, logger="fastreid"):
+        compile_model(model, "auto", torch.device("cuda"))
+    assert "SOLVER.COMPILE auto: no working compiler (ModuleNotFoundError: " in caplog.text
+    assert all(layer.kernels is EAGER for layer in layers)
+
+
+def test_auto_takes_the_kernels_on_a_gpu(tiny, monkeypatch):
+    pytest.importorskip("triton", reason="PyTorch for this machine comes without Triton")
+    from fastreid.layers.kernels import TRITON
+
+    model = tiny.make_trainer(SOLVER__COMPILE="off").model
+    monkeypatch.setattr(compiling, "try_out", lambda kernels, device: None)
+    compile_model(model, "auto", torch.device("cuda"))
+    assert all(module.kernels is TRITON for module in model.modules() if hasattr(module, "gate"))
+
+
 def test_choices_that_do_not_exist_or_fit_are_one_clear_line(tiny):
     model = tiny.make_trainer().model
-    with pytest.raises(UserError, match="SOLVER.COMPILE must be one of off, norm, model; found 'all'"):
-        compile_model(model, "all")
+    with pytest.raises(UserError, match="SOLVER.COMPILE must be one of auto, off, norm, model; found 'all'"):
+        compile_model(model, "all", torch.device("cpu"))
     model.backbone.checkpointed = {"layer1"}
     with pytest.raises(UserError, match='choose "norm", or empty MODEL.BACKBONE.CHECKPOINT'):
-        compile_model(model, "model")
+        compile_model(model, "model", torch.device("cpu"))
 
 
 def test_a_step_computes_no_gradient_that_it_does_not_use(tiny):

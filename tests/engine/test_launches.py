@@ -5,13 +5,15 @@ import torch
 
 from fastreid.config import get_cfg
 from fastreid.engine import SimpleTrainer, train_loop
+from fastreid.layers.passes import EAGER, Kernels
 from fastreid.modeling import build_model
 from fastreid.solver import build_optimizer
 from fastreid.utils.launches import LaunchCounter
 
 SIZE, IMAGES, DOMAINS = (32, 16), 12, 3
-# Operations of a base and of a meta step, some 5 % above what they are.
+# Operations of a base and of a meta step, some 5 % above what they are; then where each of a layer's `Kernels` is one.
 BOUNDS = {"mobilenet_v2_1.0": (2900, 5900), "resnet18": (1250, 2500)}
+BOUNDS_OF_KERNELS = {"mobilenet_v2_1.0": (650, 1350), "resnet18": (400, 850)}
 
 
 def make_trainer(backbone, monkeypatch):
@@ -51,6 +53,40 @@ def test_steps_launch_few_kernels_and_wait_for_none(backbone, monkeypatch):
             step()
         assert not counter.waits
         assert 0.8 * bound < counter.launches.total() <= bound
+
+
+class OneLaunchEach:
+    """`EAGER`, with the number of calls, and of operations in them."""
+
+    def __init__(self):
+        self.calls, self.operations = 0, 0
+        self.kernels = Kernels(*map(self.counted, EAGER))
+
+    def counted(self, function):
+        def call(*arguments):
+            self.calls += 1
+            with LaunchCounter() as inside:
+                result = function(*arguments)
+            self.operations += inside.launches.total()
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize("backbone", BOUNDS_OF_KERNELS)
+def test_with_the_kernels_of_a_gpu_there_are_a_few_for_each_layer(backbone, monkeypatch):
+    trainer = make_trainer(backbone, monkeypatch)
+    steps = trainer.run_step_meta_learning1, trainer.run_step_meta_learning2
+    for step, bound in zip(steps, BOUNDS_OF_KERNELS[backbone]):
+        step()
+        one_each = OneLaunchEach()
+        for module in trainer.model.modules():
+            if hasattr(module, "gate"):
+                module.kernels = one_each.kernels
+        with LaunchCounter() as counter:
+            step()
+        total = counter.launches.total() - one_each.operations + one_each.calls
+        assert one_each.calls and total <= bound
 
 
 def test_reading_a_value_and_shapes_that_depend_on_values_are_waits():

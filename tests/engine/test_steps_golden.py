@@ -1,24 +1,9 @@
 """Whole training steps, in float64, against the published program."""
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
-import torch
 
-from fastreid.config import get_cfg
-from fastreid.engine import SimpleTrainer
-from fastreid.modeling import build_model
-from fastreid.solver import build_optimizer
-
-ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "golden"
 # relative to the norm of each tensor; rounding grows with every update
 TOLERANCES = [1e-9, 1e-7, 1e-6]
-LOSS_GROUPS = {"1)": "base/", "2)": "mtrain/", "3)": "mtest/"}
-
-
 WAYS = {
     "as published": (),
     "stages computed again": ("MODEL.BACKBONE.CHECKPOINT", "('layer1','layer3')"),
@@ -27,78 +12,10 @@ WAYS = {
 }
 
 
-def make_trainer(meta, recipe, options):
-    cfg = get_cfg()
-    cfg.merge_from_file(ROOT / meta["config"])
-    cfg.merge_from_list([*meta["opts"], *options])
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", "False"])
-    cfg.MODEL.HEADS.NUM_CLASSES = meta["num_classes"]
-    cfg.META.DATA.NUM_DOMAINS = meta["num_domains"]
-    cfg.SOLVER.ITERS_PER_EPOCH = meta["iters_per_epoch"]
-    model = build_model(cfg)
-    recipe.fill_model(model)
-    model.double()
-    n = meta["n"]
-    ids = torch.arange(n // 4).repeat_interleave(4)
-    first, second = (recipe.images(n, *meta["size"], meta["seed"] + i).double() for i in (0, 1))
-
-    def batch(images):
-        domains = ids % meta["num_domains"]
-        return dict(images=images, targets=ids, camids=domains, domains=domains, img_paths=[f"{i}.jpg" for i in range(n)])
-
-    loaders = [batch(first), batch(second)], [batch(second), batch(first)]
-    optimizers = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
-    trainer = SimpleTrainer(cfg, model, *loaders, *optimizers)
-    orders = iter(meta["domain_order"])
-
-    def split_domains():
-        order, count = next(orders), cfg.META.SOLVER.MTRAIN.NUM_DOMAIN
-        return order[:count], order[count:]
-
-    trainer.split_domains = split_domains
-    return trainer, first
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["step_dg_mobilenet", "step_m_resnet"])
-def test_steps_match_the_published_program(name, way, recipe, request):
+def test_steps_match_the_published_program(name, way, golden_steps, recipe, request):
     compiled = "SOLVER.COMPILE" in WAYS[way]
     if (compiled or (way != "as published" and name != "step_dg_mobilenet")) and not request.config.getoption("--long"):
         pytest.skip("takes minutes: --long")
-    vectors = np.load(GOLDEN / f"{name}.npz")
-    meta = json.loads(str(vectors["meta"]))
-    trainer, images = make_trainer(meta, recipe, WAYS[way])
-    model = trainer.model
-
-    def check_features(key, rtol):
-        model.eval()
-        with torch.no_grad():
-            features = model({"images": images}).numpy()
-        np.testing.assert_allclose(features, vectors[key], rtol=rtol, atol=rtol * np.abs(vectors[key]).max())
-
-    def check_state(key, rtol):
-        state = model.state_dict()
-        names = [k.removeprefix(f"{key}/") for k in vectors.files if k.startswith(f"{key}/")]
-        assert set(names) <= set(state)
-        for tensor_name in names:
-            expected = vectors[f"{key}/{tensor_name}"]
-            found = recipe.summary(state[tensor_name])
-            # last entry: the L2 norm. The sum may cancel, so it is measured against the norm too.
-            np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * max(expected[-1], 1e-3), err_msg=tensor_name)
-        for gate_name in (k.removeprefix(f"{key}_gate/") for k in vectors.files if k.startswith(f"{key}_gate/")):
-            np.testing.assert_allclose(state[gate_name].numpy(), vectors[f"{key}_gate/{gate_name}"], rtol=rtol, atol=rtol)
-
-    check_features("eval_features_before", TOLERANCES[0])
-    for iteration in range(len(meta["domain_order"])):
-        rtol = TOLERANCES[iteration]
-        losses = trainer.run_step_meta_learning1()
-        check_state(f"iter{iteration}/after_base", rtol)
-        losses |= trainer.run_step_meta_learning2()
-        check_state(f"iter{iteration}/after_meta", rtol)
-        prefix = f"iter{iteration}/loss/"
-        expected = {k.removeprefix(prefix): float(vectors[k]) for k in vectors.files if k.startswith(prefix)}
-        expected = {LOSS_GROUPS[k[:2]] + k[2:]: value for k, value in expected.items()}
-        assert losses == pytest.approx(expected, rel=rtol)
-        assert trainer.inner_ratio.value == pytest.approx(float(vectors[f"iter{iteration}/inner_ratio"]), abs=1e-12)
-        assert trainer.optimizer_norm.param_groups[0]["lr"] == pytest.approx(float(vectors[f"iter{iteration}/gate_lr"]))
-    check_features("eval_features_after", TOLERANCES[iteration])
+    golden_steps.check(name, recipe, TOLERANCES, WAYS[way])

@@ -68,12 +68,12 @@ def overflow(parameter, time):
     parameter.register_hook(lambda gradient: gradient * torch.inf if next(times) == time else gradient)
 
 
-def train(name, rank=0, world=1):
-    """Return the state of the model after one of the RUNS, and the losses of its iterations."""
+def train(name, rank=0, world=1, device="cpu"):
+    """Return the state of the model after one of the RUNS on a kind of device, and the losses of its iterations."""
     options = {"MODEL__NORM__SYNC": True, "META__SOLVER__INIT__FIRST_INNER_LOOP": 2, **RUNS[name]}
     meta, shares, overflows = options.pop("meta", True), options.pop("shares", "dealt"), options.pop("overflows", {})
     tiny = tiny_run()
-    trainer = tiny.make_trainer(meta=meta, **options)
+    trainer = tiny.make_trainer(meta=meta, device=device, **options)
     trainer.model.to(memory_format=torch.channels_last)  # as real models are: gradients must have the weights' layout
     synchronize_statistics(trainer.model, trainer.cfg.MODEL.NORM.SYNC)
     if overflows:

@@ -12,10 +12,10 @@ from fastreid.layers import norm_factory, passes
 from fastreid.layers.coefficients import EPS, Mixture
 from fastreid.layers.moments import Source
 from fastreid.layers.normalize import composed, normalize
-from fastreid.layers.passes import EAGER, PASSES, RELU, RELU6, Kernels, activate, moments
+from fastreid.layers.passes import EAGER, PASSES, RELU, RELU6, activate, moments, with_passes
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-WHOLE = Kernels(*PASSES)  # the passes without being cut into parts
+WHOLE = with_passes(*PASSES)  # the passes without being cut into parts
 N, C, SHAPE = 4, 6, (4, 6, 9, 5)
 
 

@@ -171,7 +171,7 @@ def test_the_passes_of_ibn_are_compiled_with_the_others(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     model = nn.Sequential(IBN(3)).double()
     plain = copy.deepcopy(model)
-    compile_model(model, "norm")
+    compile_model(model, "norm", torch.device("cpu"))
     assert model[0].kernels is not EAGER
     images = torch.rand(2, 3, 8, 6, dtype=torch.float64)
     torch.testing.assert_close(results(model, images), results(plain, images), rtol=1e-8, atol=1e-8)

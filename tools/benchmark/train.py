@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Compare training iterations and inference with the plain way of computing them: seconds, memory, ratios.
+"""Compare training iterations and inference with the plain way of computing them: seconds, memory, launches, ratios.
 
-    python tools/benchmark/train.py                                           # everything, about an hour on two cores
+    python tools/benchmark/train.py      # everything: about an hour on two cores, less than 8 minutes on a GPU
     python tools/benchmark/train.py --models mobilenet --batches 40           # one table
     python tools/benchmark/train.py --models mobilenet --batches 40 --ways eager --profile trace   # where its time goes
 
@@ -11,8 +11,12 @@ step. Each measurement is a process of its own; the ways take turns, several rou
 meets all of them. Images are random numbers, weights are random: speed does not depend on them.
 
 The ways: `plain` as it was run; `plain, reuse` the same in a process that reuses freed memory (utils/memory.py), as ours
-does; `eager`; `norm` and `model`, SOLVER.COMPILE; `checkpoint`, MODEL.BACKBONE.CHECKPOINT of the stages with the largest
-maps; `bf16`, SOLVER.AMP on the CPU.
+does; `eager`; `kernels`, SOLVER.COMPILE auto on a GPU; `norm` and `model`, SOLVER.COMPILE; `checkpoint`,
+MODEL.BACKBONE.CHECKPOINT of the stages with the largest maps; `bf16` on the CPU and `fp16` on a GPU, SOLVER.AMP.
+
+Launches are those of a base and a meta step: on the CPU the operations that would be kernels on a GPU, there the kernels.
+Under a table stand the floors of an iteration: the convolutions' arithmetic and the maps' way through memory, at the
+speeds of a matrix product and of a copy that are measured here.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -37,6 +42,8 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.autograd import DeviceType  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from fastreid.config import CfgNode, get_cfg  # noqa: E402
 from fastreid.engine import SimpleTrainer, train_loop  # noqa: E402
@@ -47,12 +54,18 @@ from fastreid.modeling import build_model  # noqa: E402
 from fastreid.modeling.backbones.mobilenet_v2 import MobileNetV2  # noqa: E402
 from fastreid.modeling.backbones.resnet import ResNet  # noqa: E402
 from fastreid.solver import build_optimizer  # noqa: E402
+from fastreid.utils.launches import LaunchCounter  # noqa: E402
 from fastreid.utils.memory import keep_freed_memory, peak_memory_mb  # noqa: E402
 
-from training_profile import tables  # noqa: E402
+from training_profile import Floors, copy_speed, matmul_speed, tables  # noqa: E402
 
 CONFIGS = {"mobilenet": "configs/Sample/DG-mobilenet.yml", "resnet": "configs/Sample/DG-resnet.yml"}
-WAYS = ("plain", "plain, reuse", "eager", "norm", "norm, checkpoint", "model", "bf16", "bf16 norm")
+ON_GPU = torch.cuda.is_available()
+USUAL_WAYS = ("plain", "plain, reuse", "eager", "norm", "norm, checkpoint", "model", "bf16", "bf16 norm")
+if ON_GPU:
+    USUAL_WAYS = ("plain", "eager", "kernels", "norm", "fp16", "fp16 kernels")
+WAYS = tuple(dict.fromkeys((*USUAL_WAYS, "kernels", "norm, checkpoint", "model")))
+COMPILE = {"auto": "kernels", "norm": "norm", "model": "model"}
 # The stages with the largest maps: those of the "checkpoint" way.
 LARGEST = {"mobilenet": ("layer1", "layer2", "layer3"), "resnet": ("layer1",)}
 IDENTITIES, DOMAINS, INSTANCES = 4000, 5, 4
@@ -93,12 +106,12 @@ def make_config(model: str, way: str, batch: int, size: list[int]) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_file(ROOT / CONFIGS[model])
     cfg.merge_from_list(["MODEL.BACKBONE.PRETRAIN", "False", "MODEL.HEADS.NUM_CLASSES", IDENTITIES])
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.DEVICE = "cuda" if ON_GPU else "cpu"
     cfg.SOLVER.IMS_PER_BATCH = cfg.META.DATA.MTRAIN_MINI_BATCH = batch
     cfg.SOLVER.ITERS_PER_EPOCH, cfg.META.DATA.NUM_DOMAINS = 1000, DOMAINS
     cfg.SOLVER.CHECK_FINITE = way.startswith("plain")
-    cfg.SOLVER.AMP = cfg.SOLVER.AMP_ON_CPU = way.startswith("bf16")
-    cfg.SOLVER.COMPILE = "norm" if "norm" in way else "model" if way == "model" else "off"
+    cfg.SOLVER.AMP = cfg.SOLVER.AMP_ON_CPU = way.startswith(("bf16", "fp16"))
+    cfg.SOLVER.COMPILE = next((c for c, word in COMPILE.items() if word in way), "off")
     cfg.MODEL.BACKBONE.CHECKPOINT = LARGEST[model] if "checkpoint" in way else ()
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = size
     return cfg
@@ -153,11 +166,34 @@ def optimizer_groups(cfg: CfgNode, model: nn.Module, which: str) -> list[dict]:
 
 def seconds(function, device: torch.device) -> float:
     """Return how long a call takes, until the device has done its work."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait()
     return time.perf_counter() - start
+
+
+def launches(function, device: torch.device) -> int:
+    """Return how many kernels a call launches; on the CPU, how many operations would be kernels on a GPU."""
+    if device.type != "cuda":
+        with LaunchCounter() as counter:
+            function()
+        return counter.launches.total()
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        function()
+        torch.cuda.synchronize(device)
+    return sum(event.device_type == DeviceType.CUDA for event in trace.events())
+
+
+def floors(trainer: SimpleTrainer) -> dict[str, float]:
+    """Return what an iteration computes and moves at least, and this machine's speeds at both."""
+    counts = {"flops": 0, "bytes": 0}
+    for step in (trainer.run_step_meta_learning1, trainer.run_step_meta_learning2):
+        with Floors(trainer.model) as counted:
+            step()
+        counts = {"flops": counts["flops"] + counted.flops, "bytes": counts["bytes"] + counted.bytes}
+    return {**counts, "flop/s": matmul_speed(trainer.device), "byte/s": copy_speed(trainer.device)}
 
 
 def measure(model_name: str, way: str, batch: int, size: list[int], iterations: int) -> dict[str, object]:
@@ -170,12 +206,15 @@ def measure(model_name: str, way: str, batch: int, size: list[int], iterations: 
     first = seconds(base, trainer.device) + seconds(meta, trainer.device)
     times = [(seconds(base, trainer.device), seconds(meta, trainer.device)) for _ in range(iterations)]
     peak = peak_memory_mb(trainer.device)
+    number = sum(launches(step, trainer.device) for step in (base, meta))
+    floor = floors(trainer)
     trainer.model.eval()
     images = trainer.to_device(next(trainer.base_batches))
     with torch.inference_mode(), torch.autocast(trainer.device.type, trainer.amp_dtype, enabled=trainer.amp):
         trainer.model(images)
         inference = [seconds(lambda: trainer.model(images), trainer.device) for _ in range(iterations)]
-    return {"first": first, "base": [b for b, _ in times], "meta": [m for _, m in times], "peak": peak, "inference": inference}
+    times = {"base": [b for b, _ in times], "meta": [m for _, m in times], "inference": inference}
+    return {**times, "first": first, "peak": peak, "launches": number, "floor": floor}
 
 
 def profile_way(model_name: str, way: str, batch: int, args: argparse.Namespace) -> str:
@@ -223,20 +262,30 @@ def table(model: str, batch: int, results: dict[str, list[dict]], rounds: int) -
         ratios = ["", "", ""]
         if plain:
             ratios = [f"{plain[0] / (base + meta):.2f} x", f"{peak / plain[1]:.2f}", f"{speed / plain[2]:.2f} x"]
-        times = [f"{first:.1f}", f"{base:.2f}", f"{meta:.2f}", f"{base + meta:.2f}", ratios[0]]
-        rows.append([way, *times, f"{peak:,.0f}", ratios[1], f"{speed:.1f}", ratios[2]])
-    headers = ["way", "first s", "base s", "meta s", "both s", "faster", "peak MB", "memory", "inference images/s", "faster"]
-    title = f"{model}, batch {batch}, medians of {rounds} round(s)"
-    return f"{title}\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}"
+        digits = 3 if ON_GPU else 2
+        times = [f"{first:.1f}", *(f"{value:.{digits}f}" for value in (base, meta, base + meta)), ratios[0]]
+        rows.append([way, *times, f"{found[0]['launches']:,}", f"{peak:,.0f}", ratios[1], f"{speed:.1f}", ratios[2]])
+    headers = ["way", "first s", "base s", "meta s", "both s", "faster", "launches", "peak MB", "memory"]
+    headers += ["inference images/s", "faster"]
+    device = torch.cuda.get_device_name() if ON_GPU else "CPU"
+    title = f"{model}, batch {batch}, {device}, medians of {rounds} round(s)"
+    lines = [title, "", tabulate(rows, headers, tablefmt="github", disable_numparse=True)]
+    for floor in [result["floor"] for result in results.get("eager", [])][:1]:
+        arithmetic, moving = floor["flops"] / floor["flop/s"], floor["bytes"] / floor["byte/s"]
+        lines += ["", f"floors of both steps in float32: {arithmetic:.3f} s for {floor['flops'] / 1e9:,.0f} Gflop at "
+                  f"{floor['flop/s'] / 1e9:,.0f} Gflop/s; {moving:.3f} s for {floor['bytes'] / 1e9:.1f} GB of maps at "
+                  f"{floor['byte/s'] / 1e9:,.1f} GB/s"]  # fmt: skip
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(CONFIGS), choices=CONFIGS)
-    parser.add_argument("--batches", nargs="+", type=int, default=[16, 40, 80])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--batches", nargs="+", type=int, default=[80] if ON_GPU else [16, 40, 80])
+    ways = {"default": USUAL_WAYS, "choices": WAYS, "metavar": "WAY", "help": ", ".join(WAYS)}
+    parser.add_argument("--ways", "--way", nargs="+", **ways)
     parser.add_argument("--size", nargs=2, type=int, default=[256, 128], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--iterations", type=int, default=3, help="in each process, after a first one")
+    parser.add_argument("--iterations", type=int, default=10 if ON_GPU else 3, help="in each process, after a first one")
     parser.add_argument("--rounds", type=int, default=2, help="processes for each way")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write traces, print shares and floors instead")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -249,7 +298,8 @@ def main() -> None:
         return
     if args.worker:
         logging.basicConfig(level=logging.WARNING)
-        leave_some_memory()
+        if not ON_GPU:
+            leave_some_memory()
         print(json.dumps(measure(*json.loads(args.worker))))
         return
     ways = list(dict.fromkeys(["plain", *args.ways]))
