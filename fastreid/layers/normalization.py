@@ -204,6 +204,10 @@ class InstanceNorm(nn.Module):
         return f"{self.num_features}, fc_multiply={self.fc_multiply}"
 
 
+class AppendedInstanceNorm(InstanceNorm):
+    """Instance normalization after a shortcut's addition, where a plain network has none: IBN-b's, see `IBN`."""
+
+
 class BatchInstanceNormHalf(nn.Module):
     """BN on the first ceil(C / 2) channels, IN on the rest ("BIN_half")."""
 
