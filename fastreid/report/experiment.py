@@ -146,7 +146,8 @@ def read_row(
     cfg = get_cfg()
     try:
         cfg.merge_from_file(project / config)
-        cfg.merge_tree(Path("options"), options)
+        for key, value in options.items():
+            cfg.set_option(key, value, dict(leaves(cfg)), where="options")
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     cfg.merge_from_list(list(words))
