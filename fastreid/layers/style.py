@@ -49,7 +49,7 @@ def image_domains(model: nn.Module, domains: Tensor | None) -> Iterator[list[Sty
 class RandomStyle(StyleLayer):
     """A style layer that is at work in a random share `prob` of the forward passes of training."""
 
-    def __init__(self, prob: float):
+    def __init__(self, prob: float = 0.5):
         super().__init__()
         self.prob = prob
 
@@ -162,7 +162,7 @@ def draw_mixing(x: Tensor, domains: Tensor | None, alpha: float) -> tuple[Tensor
             without any of another domain is its own partner.
     """
     number, device = len(x), x.device
-    concentration = torch.tensor(alpha, device=device)
+    concentration = torch.tensor(alpha, device=device, dtype=statistics_input(x[:0]).dtype)
     own = Beta(concentration, concentration).sample((number, 1))
     if domains is None:
         return torch.randperm(number, device=device), own

@@ -18,7 +18,7 @@ from typing import Iterable
 import torch
 from torch import Tensor, nn
 
-from fastreid.layers import IBN, AppendedInstanceNorm
+from fastreid.layers import IBN, AppendedInstanceNorm, InstanceNorm
 from fastreid.layers.normalization import NormFactory
 from fastreid.layers.normalize import RELU6
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, add_styles, ibn_type, norm_by_stage
@@ -87,7 +87,7 @@ class MobileNetV2(nn.Module):
     Args:
         norm: constructor of the normalization layer by channel count; a dictionary gives one for each stage.
         width: multiplier of all channel counts. checkpoint: stages whose maps are not kept, see checkpointing.py.
-        ibn, ibn_b: constructors of IBN-a's layers, of IBN-b's, `norm` where None.
+        ibn: constructor of IBN-a's layers, `norm` where None. ibn_b: IBN-b's IN.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class MobileNetV2(nn.Module):
         last_stride: int = 1,
         checkpoint: Iterable[str] = (),
         ibn: NormFactory | None = None,
-        ibn_b: NormFactory | None = None,
+        ibn_b: bool = False,
     ):
         super().__init__()
         self.checkpointed = check_stages(checkpoint, STAGE_NAMES)
         norms = norm if isinstance(norm, dict) else dict.fromkeys(STAGE_NAMES, norm)
         self.variant = " ".join([f"x{width:g}", *compress(("IBN", "IBN-b"), (ibn, ibn_b))])
         channels = int(32 * width)
-        self.layer1 = ConvNormActivation(ibn_b or norms["layer1"], 3, channels, 3, stride=2)
+        self.layer1 = ConvNormActivation(InstanceNorm if ibn_b else norms["layer1"], 3, channels, 3, stride=2)
         self.widths = {"layer1": channels}
         self.styles = nn.ModuleDict()  # by the stage that they follow, see `add_styles`
         for name, (expansion, base, blocks, stride) in STAGES.items():
@@ -116,7 +116,7 @@ class MobileNetV2(nn.Module):
                 stage.append(InvertedResidual(norms[name], first_norm, channels, c_out, expansion, step))
                 channels = c_out
             if ibn_b and name in IBN_B_STAGES:
-                stage[-1].IN = ibn_b(channels)
+                stage[-1].IN = AppendedInstanceNorm(channels)
             self.add_module(name, nn.Sequential(*stage))
             self.widths[name] = channels
         self.out_channels = self.widths["layer9"] = int(1280 * width) if width > 1 else 1280
@@ -217,8 +217,7 @@ def build_mobilenet_v2(cfg, width: float) -> MobileNetV2:
     norm, kind = cfg.MODEL.NORM, ibn_type(node)
     norms = norm_by_stage(norm, STAGE_NAMES, DUAL_NORM_FIRST_BATCH_STAGE)
     ibn = partial(IBN, fc_multiply=norm.IN_FC_MULTIPLY) if kind == "a" else None
-    ibn_b = partial(AppendedInstanceNorm, fc_multiply=norm.IN_FC_MULTIPLY) if kind == "b" else None
-    model = MobileNetV2(norms, width, node.LAST_STRIDE, node.CHECKPOINT, ibn, ibn_b)
+    model = MobileNetV2(norms, width, node.LAST_STRIDE, node.CHECKPOINT, ibn, kind == "b")
     add_styles(model, cfg, STAGE_NAMES[0], RESOLUTIONS)
     if node.PRETRAIN:
         load_imagenet(model, *imagenet_weights(width, node.PRETRAIN_PATH), cfg.MODEL.NORM)

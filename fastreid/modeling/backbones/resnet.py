@@ -19,7 +19,7 @@ from typing import Iterable
 
 from torch import Tensor, nn
 
-from fastreid.layers import IBN, AppendedInstanceNorm, NonLocal, SqueezeExcitation
+from fastreid.layers import IBN, AppendedInstanceNorm, InstanceNorm, NonLocal, SqueezeExcitation
 from fastreid.layers.normalization import NormFactory
 from fastreid.layers.normalize import RELU, activate
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, add_styles, ibn_type, norm_by_stage
@@ -125,7 +125,7 @@ class ResNet(nn.Module):
         depth: a key of `VARIANTS`. checkpoint: stages whose maps are not kept, see checkpointing.py.
         ibn: constructor of the first normalization of the blocks of `IBN_STAGES`, `norm` where None (IBN-a).
         with_se: squeeze-and-excitation in each block. with_nl: the `NON_LOCAL_BLOCKS`, after a stage's last blocks.
-        ibn_b: constructor of the stem's normalization, and of one after the last shortcut of each of `IBN_B_STAGES`.
+        ibn_b: IN in the stem, and after the last shortcut of each of `IBN_B_STAGES`.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class ResNet(nn.Module):
         ibn: NormFactory | None = None,
         with_se: bool = False,
         with_nl: bool = False,
-        ibn_b: NormFactory | None = None,
+        ibn_b: bool = False,
     ):
         super().__init__()
         self.checkpointed = check_stages(checkpoint, STAGE_NAMES)
@@ -146,7 +146,7 @@ class ResNet(nn.Module):
         chosen = compress(("IBN", "IBN-b", "SE", "NL"), (ibn, ibn_b, with_se, with_nl))
         self.variant = " ".join([str(depth), *chosen])
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = (ibn_b or norms["stem"])(64)
+        self.bn1 = InstanceNorm(64) if ibn_b else norms["stem"](64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
         self.widths = {"stem": channels}
@@ -160,7 +160,7 @@ class ResNet(nn.Module):
                 stage.append(block(norms[name], first_norm, channels, planes, step, with_se))
                 channels = planes * block.expansion
             if ibn_b and name in IBN_B_STAGES:
-                stage[-1].IN = ibn_b(channels)
+                stage[-1].IN = AppendedInstanceNorm(channels)
             self.add_module(name, nn.Sequential(*stage))
             self.widths[name] = channels
         self.out_channels = channels
@@ -222,8 +222,7 @@ def build_resnet(cfg, depth: int) -> ResNet:
     norms = norm_by_stage(norm, ("stem", *STAGE_NAMES), DUAL_NORM_FIRST_BATCH_STAGE)
     kind = ibn_type(node)
     ibn = partial(IBN, fc_multiply=norm.IN_FC_MULTIPLY) if kind == "a" else None
-    ibn_b = partial(AppendedInstanceNorm, fc_multiply=norm.IN_FC_MULTIPLY) if kind == "b" else None
-    model = ResNet(norms, depth, node.LAST_STRIDE, node.CHECKPOINT, ibn, node.WITH_SE, node.WITH_NL, ibn_b)
+    model = ResNet(norms, depth, node.LAST_STRIDE, node.CHECKPOINT, ibn, node.WITH_SE, node.WITH_NL, kind == "b")
     add_styles(model, cfg, "stem", STAGE_NAMES)
     if node.PRETRAIN:
         path = node.PRETRAIN_PATH
