@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastreid.engine import HookBase, defaults
+from fastreid.engine.hooks import SchedulerStep
 from fastreid.engine.stopping import StopRequested
 from fastreid.modeling.backbones import resnet
 from fastreid.utils.checkpoint import CLASSIFIER
@@ -112,27 +113,62 @@ def test_sources_in_another_order_start_the_classifier_anew(root, make_full_run)
             assert torch.equal(found["backbone.layer9.conv.weight"], saved["backbone.layer9.conv.weight"])
 
 
+def trained(trainer, first, last):
+    """Run iterations with the learning rates of their own."""
+    trainer.register_hooks([SchedulerStep(trainer.schedulers)])
+    trainer.train(first, last)
+    return trainer
+
+
 def test_a_resumed_resnet_with_every_option_is_the_one_that_was_not_stopped(root, make_full_run, monkeypatch):
     monkeypatch.setitem(resnet.VARIANTS, 18, (resnet.BasicBlock, (1, 1, 1, 1)))
     options = dict.fromkeys((f"MODEL__BACKBONE__WITH_{name}" for name in ("IBN", "SE", "NL")), True)
     options |= {"MODEL__BACKBONE__NAME": "resnet18", "MODEL__HEADS__IN_FEAT": 0}
     options |= {"MODEL__BACKBONE__CHECKPOINT": ("layer2",), "META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
 
-    whole = make_full_run(root / "whole", **options)
-    whole.train(0, 4)
-    before = make_full_run(root / "stopped", **options)
-    before.train(0, 2)
+    whole = trained(make_full_run(root / "whole", **options), 0, 4)
+    before = trained(make_full_run(root / "stopped", **options), 0, 2)
     before.checkpointer.save("model_0000001", 1)
     torch.manual_seed(99)
     resumed = make_full_run(root / "stopped", **options)
     resumed.resume_or_load(True)
     assert resumed.start_iter == 2
-    resumed.train(2, 4)
+    trained(resumed, 2, 4)
     first, expected = before.model.state_dict(), whole.model.state_dict()
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
         if name.endswith((".se.fc.0.weight", "bn1.IN.weight", "bn1.BN.running_mean", "W.1.weight", "theta.weight")):
             assert not torch.equal(value, first[name]), name
+
+
+METHODS = {
+    "MixStyle": {"MODEL__STYLE__NAME": "MixStyle", "MODEL__STYLE__PARTNER": "domain"},
+    "EFDMix": {"MODEL__STYLE__NAME": "EFDMix"},
+    "DSU": {"MODEL__STYLE__NAME": "DSU"},
+    "SNR": {"MODEL__STYLE__NAME": "SNR", "MODEL__LOSSES__NAME": ("CrossEntropyLoss", "DualCausalityLoss")},
+    "SN": {"MODEL__NORM__TYPE_BACKBONE": "SN", "META__DATA__NAMES": ()},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_of_a_method_draws_what_the_one_that_was_not_stopped_draws(root, make_full_run, method):
+    options = METHODS[method] | {"META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
+    whole = trained(make_full_run(root / "whole", **options), 0, 4)
+    before = trained(make_full_run(root / "stopped", **options), 0, 2)
+    before.checkpointer.save("model_0000001", 1)
+    torch.manual_seed(99)
+    resumed = make_full_run(root / "stopped", **options)
+    resumed.resume_or_load(True)
+    trained(resumed, 2, 4)
+    expected = whole.model.state_dict()
+    assert not [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]
+    if method in ("MixStyle", "EFDMix", "DSU"):
+        other = make_full_run(root / "stopped", **options)
+        other.resume_or_load(True)
+        torch.manual_seed(99)  # as if the checkpoint had not held the generator's state
+        trained(other, 2, 4)
+        weights = other.model.state_dict()
+        assert any(not torch.equal(value, expected[name]) for name, value in weights.items()), "nothing was drawn"
 
 
 def test_best_model_is_kept_and_outlives_a_stop(root, make_full_run, monkeypatch):
