@@ -14,6 +14,7 @@ from fastreid.report.charts import Series, line_chart
 from fastreid.report.comparison import ALL_SETS
 from fastreid.report.gates import gate_charts
 from fastreid.report.html import element, swatch, text
+from fastreid.report.paired import differences_section
 from fastreid.report.query_cards import QueryLists, queries_section
 from fastreid.report.runs import Run
 from fastreid.report.tables import configs_section, results_section
@@ -32,9 +33,11 @@ def render(runs: Sequence[Run], base: CfgNode, base_name: str, lists: QueryLists
     """
     names = [run.name for run in runs]
     queries = NO_LISTS if lists is None else queries_section(lists, names)
+    differences = "" if lists is None else differences_section([found.measures for found in lists.runs], names)
     sections = {
         "Runs": runs_section(runs),
         "Results": results_section(runs),
+        **({"Differences": differences} if differences else {}),
         "Curves": curves_section(runs),
         "Gates": gate_charts(runs),
         "Configs": configs_section(runs, base, base_name),

@@ -19,6 +19,7 @@ from fastreid.engine.defaults import build_from_checkpoint
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists
 from fastreid.evaluation.reid_evaluation import split_distances
+from fastreid.report.paired import Measured, measured
 from fastreid.report.runs import Run
 from fastreid.utils.checkpoint import last_checkpoint
 from fastreid.utils.errors import UserError
@@ -67,9 +68,13 @@ class ListOptions:
 
 @dataclass
 class RunLists:
-    """A run's ranked lists by data set, each with its split's name; of which checkpoint; and why any are missing."""
+    """A run's ranked lists by data set, each with its split's name; of which checkpoint; and why any are missing.
+
+    measures: of the queries of each of a data set's splits, see paired.py.
+    """
 
     lists: dict[str, tuple[str, list[RankedQuery]]] = field(default_factory=dict)
+    measures: dict[str, list[Measured]] = field(default_factory=dict)
     checkpoint: str = ""
     missing: list[str] = field(default_factory=list)
 
@@ -84,7 +89,10 @@ def query_sets(runs: Sequence[RunLists], count: int) -> list[QuerySet]:
 
 
 def run_lists(run: Run, options: ListOptions) -> RunLists:
-    """Return a run's ranked lists of the first split of each data set, each image's feature being computed once."""
+    """Return a run's ranked lists of the first split of each data set, and the measures of all of its splits.
+
+    Each image's feature is computed once.
+    """
     found = RunLists()
     try:
         cfg, model, path = load_run(run, options.overrides)
@@ -95,9 +103,12 @@ def run_lists(run: Run, options: ListOptions) -> RunLists:
         try:
             test_set = load_test_set(name)
             features = extract_features(cfg, model, test_set.items, f"{run.name}, {name}")
-            split = test_set.splits[0]
-            distances = split_distances(cfg, features, split)
-            found.lists[name] = split.name, ranked_lists(distances, test_set.items, split, options.top_k)
+            ranked = [
+                ranked_lists(split_distances(cfg, features, split), test_set.items, split, options.top_k if k == 0 else 1)
+                for k, split in enumerate(test_set.splits)
+            ]
+            found.lists[name] = test_set.splits[0].name, ranked[0]
+            found.measures[name] = [measured(queries) for queries in ranked]
         except UserError as error:
             reason = str(error) if name in str(error) else f"{name}: {error}"
             logger.warning(f"{run.name}: no ranked lists. {reason}")
