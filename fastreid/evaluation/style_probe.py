@@ -94,7 +94,7 @@ def extract_styles(cfg, model: nn.Module, items: Items, stages: Sequence[str]) -
     for stage in stages:
         module = getattr(model.backbone, stage, None)
         if not isinstance(module, nn.Module):
-            names = ", ".join(name for name, _ in model.backbone.named_children())
+            names = ", ".join(name for name in model.backbone.widths if hasattr(model.backbone, name))
             raise UserError(f"--stages {stage}: the backbone has no such stage; found {names}")
         hooks.append(module.register_forward_hook(lambda m, i, out, kept=found[stage]: kept.append(style(out))))
     try:

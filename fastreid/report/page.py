@@ -129,6 +129,8 @@ def _run_panel(number: int, run: Run) -> str:
         facts["Sources"] = ", ".join(run.config.DATASETS.NAMES)
         facts["Backbone"] = _about_backbone(run.config.MODEL.BACKBONE)
         facts["Normalization"] = run.config.MODEL.NORM.TYPE_BACKBONE
+        if run.config.MODEL.STYLE.NAME:
+            facts["Styles"] = run.config.MODEL.STYLE.NAME
     for metric, _ in SHOWN_MEASURES:
         if best := run.best(ALL_AVERAGE, metric):
             at = f" at iteration {best[1]:,}" if best[1] else ""

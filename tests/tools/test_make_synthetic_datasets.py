@@ -142,7 +142,7 @@ def test_styles_of_wide_folders_differ_more_than_those_of_folders():
     assert (wide.std(0) > 2 * narrow.std(0)).all()
 
 
-def pictures(domain: str, gap: Gap) -> list[np.ndarray]:
+def shots_of(domain: str, gap: Gap) -> list[np.ndarray]:
     """Two people in two cameras, three takes of each."""
     cameras = [make_camera(1, domain, number, (64, 32), gap) for number in range(2)]
     return [np.asarray(take_picture(1, domain, person, cameras[number], stream(1, "take", person, number, take), gap=gap))
@@ -156,9 +156,9 @@ def differ(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
 @pytest.mark.parametrize("part", asdict(WIDEST))
 def test_every_part_of_the_gap_changes_the_sets_it_is_about_and_no_others(part):
     other = replace(WIDEST, **{part: 0.5})
-    assert differ(pictures(f"{WIDE}far", WIDEST), pictures(f"{WIDE}far", other))
-    assert differ(pictures("near", WIDEST), pictures("near", other)) == (part in ("wardrobe", "vividness", "light"))
-    assert not differ(pictures("viper", WIDEST), pictures("viper", other))
+    assert differ(shots_of(f"{WIDE}far", WIDEST), shots_of(f"{WIDE}far", other))
+    assert differ(shots_of("near", WIDEST), shots_of("near", other)) == (part in ("wardrobe", "vividness", "light"))
+    assert not differ(shots_of("viper", WIDEST), shots_of("viper", other))
 
 
 def test_the_old_range_is_what_it_was_and_no_gap_is_the_middle_of_the_sources():
