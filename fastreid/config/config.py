@@ -33,10 +33,14 @@ class CfgNode(_YacsNode):
             UserError: no such file, not YAML, an unknown key, a value of the wrong type, or a published option's value
                 that asks for what this program does not have.
         """
-        valid = dict(leaves(self))
         for path, tree in yaml_chain(Path(cfg_filename)):
-            for key, value in leaves(tree):
-                self.set_option(key, value, valid, where=str(path))
+            self.merge_tree(tree, where=str(path))
+
+    def merge_tree(self, tree: dict, where: str) -> None:
+        """Merge the options of a tree whose keys may be dotted; errors say that they stand in `where`."""
+        valid = dict(leaves(self))
+        for key, value in leaves(tree):
+            self.set_option(key, value, valid, where)
 
     def merge_from_list(self, cfg_list: list[str]) -> None:
         """Merge `[KEY, VALUE, ...]` as given on a command line; values are Python literals or plain strings.

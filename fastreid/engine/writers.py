@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ class TensorBoardWriter(Writer):
 
     def __init__(self, folder: Path):
         self.folder = folder
+        threading.excepthook = print_unless_handed_on
         with writing(folder):
             self.writer = SummaryWriter(str(folder))
 
@@ -105,6 +107,12 @@ class TensorBoardWriter(Writer):
     def close(self) -> None:
         with writing(self.folder / "events.out.tfevents"):
             self.writer.close()
+
+
+def print_unless_handed_on(failure: threading.ExceptHookArgs) -> None:
+    """Print what ended a thread, but not a full disk in TensorBoard's, which hands that on to the next `write`."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(failure)
 
 
 def gates_by_layer(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -146,8 +146,7 @@ def read_row(
     cfg = get_cfg()
     try:
         cfg.merge_from_file(project / config)
-        for key, value in options.items():
-            cfg.set_option(key, value, dict(leaves(cfg)), where="options")
+        cfg.merge_tree(options, where="options")
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     cfg.merge_from_list(list(words))

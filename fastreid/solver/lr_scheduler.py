@@ -32,7 +32,7 @@ class Schedule(LRScheduler):
 
     def go_to(self, iteration: int) -> None:
         """Give the optimizer the rates of an iteration."""
-        self.last_epoch = iteration
+        self.last_epoch, self._step_count = iteration, iteration + 1
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr):
             group["lr"] = rate

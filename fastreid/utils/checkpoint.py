@@ -91,10 +91,8 @@ class Checkpointer:
     def load(self, path: Path, trust: bool = False) -> None:
         """Start from the weights of a checkpoint; the classifier starts anew if it has none, or one of other identities."""
         content = read_checkpoint(path, trust)
-        if self.classifier_shape(content["model"]) is None and self.classifier_shape() is not None:
-            logger.warning(f"{path} has no classifier: the classifier starts anew")
-            content["model"][CLASSIFIER] = self.model.state_dict()[CLASSIFIER]
-        elif self.other_identities(content) or self.classifier_shape(content["model"]) != self.classifier_shape():
+        found, own = (classifier_shape(weights) for weights in (content["model"], self.model.state_dict()))
+        if found != own or self.other_identities(content):
             content = self.with_new_classifier(path, content)
         load_weights(self.model, content["model"], path)
 
@@ -106,21 +104,17 @@ class Checkpointer:
         """
         return source_names(content.get("config", "")) != source_names(self.config)
 
-    def classifier_shape(self, weights: dict[str, Tensor] | None = None) -> torch.Size | None:
-        """Return the shape of the classifier's weight in a checkpoint, or of the model's; None without one."""
-        weights = self.model.state_dict() if weights is None else weights
-        return weights[CLASSIFIER].shape if CLASSIFIER in weights else None
-
     def with_new_classifier(self, path: Path, content: dict[str, Any]) -> dict[str, Any]:
         """Return a checkpoint's content with the classifier as it is in this model now, and no momentum of it."""
-        found, own = self.classifier_shape(content["model"]), self.classifier_shape()
-        if found is None or own is None:
+        own = self.model.state_dict().get(CLASSIFIER)
+        if own is None:
             return content
-        logger.warning(
-            f"{path}: its classifier is of other identities or numbers them in another order ({found[0]} there, {own[0]} "
-            "here): the classifier and its momentum start anew"
-        )
-        content = {**content, "model": {**content["model"], CLASSIFIER: self.model.state_dict()[CLASSIFIER]}}
+        found = content["model"].get(CLASSIFIER)
+        why = "has no classifier"
+        if found is not None:
+            why = f"has a classifier of other identities, or numbers them differently ({len(found)} there, {len(own)} here)"
+        logger.warning(f"{path} {why}: the classifier and its momentum start anew")
+        content = {**content, "model": {**content["model"], CLASSIFIER: own}}
         if "optimizer_main" in content and "optimizer_main" in self.objects:
             content["optimizer_main"] = self.objects["optimizer_main"].without_momentum(CLASSIFIER, content["optimizer_main"])
         return content
@@ -155,6 +149,11 @@ class Checkpointer:
             logger.warning(f"{path} does not hold {', '.join(fresh)}: they start anew")
         self.history = earlier_names(self.folder, path.name) + [path.name]
         return content["iteration"] + 1
+
+
+def classifier_shape(weights: dict[str, Tensor]) -> torch.Size | None:
+    """Return the shape of the classifier's weight; None without one."""
+    return weights[CLASSIFIER].shape if CLASSIFIER in weights else None
 
 
 def source_names(config: str) -> list[str]:

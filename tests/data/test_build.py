@@ -235,7 +235,7 @@ def test_data_too_small_for_an_epoch_are_an_error(root):
     sizes = ["SOLVER.IMS_PER_BATCH", "12", "DATALOADER.NUM_INSTANCE", "4"]
     message = error_of("DATASETS.NAMES", "folder:x", "META.DATA.NAMES", "", *sizes)
     assert (
-        message.startswith("16 training images make no epoch of batches of 12 ")
+        message.startswith("16 training images make no epoch of 1 x 12 images an iteration ")
         and "lower SOLVER.IMS_PER_BATCH" in message
     )
 

@@ -186,7 +186,8 @@ def test_names_of_viper_choose_splits_and_variants_in_both_layouts(tmp_path, nam
 
 @pytest.mark.parametrize("name", ["p{0:03}_c{1}_d{2:03}.bmp", "{0:03}_{2}.bmp", "{0:03}_{2}.png"])
 def test_viper_split_folders_may_hold_other_names_of_the_same_images(tmp_path, name):
-    assert_splits(build_dataset("DG_VIPeR", tmp_path).test(), make_viper(tmp_path, name=name, cameras=False))
+    expected = make_viper(tmp_path, name=name, cameras=False)
+    assert_splits(build_dataset("DG_VIPeR", tmp_path).test(), expected)
 
 
 def test_the_camera_in_a_name_counts_and_a_wrong_one_is_refused(tmp_path):

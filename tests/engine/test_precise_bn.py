@@ -14,7 +14,7 @@ from fastreid.solver import build_optimizer
 from fastreid.utils.errors import UserError
 
 MOBILENET = {"MODEL.BACKBONE.NAME": "build_mobilenet_v2_backbone", "MODEL.BACKBONE.DEPTH": 2, "MODEL.HEADS.IN_FEAT": 1280}
-RESNET = {"MODEL.BACKBONE.DEPTH": 18, "MODEL.HEADS.IN_FEAT": 512}
+RESNET = {"MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.BACKBONE.DEPTH": 18, "MODEL.HEADS.IN_FEAT": 512}
 NORMS = ("BN", "IN", "BIN_half", "BIN_gate1", "BIN_gate2")
 MODELS = [(MOBILENET, norm) for norm in (*NORMS, "DualNorm")] + [(RESNET, norm) for norm in ("BN", "BIN_gate2")]
 SIZES = (6, 4, 5)  # of the batches
@@ -177,6 +177,6 @@ def test_a_missing_data_set_is_an_error_by_the_published_default_too(root, make_
 
 def test_averaged_weights_alone_take_all_sources(root, make_full_run):
     averaging = {"SOLVER__SWA__ENABLED": True, "SOLVER__SWA__ITER": 1, "SOLVER__SWA__PERIOD": 1}
-    trainer = make_full_run(root / "run", SOLVER__IMS_PER_BATCH=30, META__DATA__MTRAIN_MINI_BATCH=6, **averaging)
+    trainer = make_full_run(root / "run", SOLVER__IMS_PER_BATCH=30, META__DATA__MTRAIN_MINI_BATCH=12, **averaging)
     batch = next(BatchStream(trainer.statistics_batches))
     assert {path.split("/")[-3] for path in batch["img_paths"]} == {"a", "b", "c"}

@@ -10,7 +10,7 @@ from torch import nn
 
 from fastreid.config import get_cfg
 from fastreid.data.build import load_test_set
-from fastreid.evaluation import reid_evaluation
+from fastreid.evaluation import checked_sets, reid_evaluation
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.utils.errors import UserError
@@ -64,9 +64,9 @@ def main(rank: int, world: int, folder: Path) -> None:
     Path(items.paths[-1]).write_bytes(content)
     dist.barrier()
     # The first process finds nothing to evaluate.
-    read, reid_evaluation.load_test_set = reid_evaluation.load_test_set, without_matches
+    read, checked_sets.load_test_set = checked_sets.load_test_set, without_matches
     errors.append(message_of(lambda: reid_evaluation.evaluate(cfg, model)))
-    reid_evaluation.load_test_set = read
+    checked_sets.load_test_set = read
     errors.append(message_of(lambda: reid_evaluation.evaluate(cfg, model, FeatureCache(folder / "none", reuse=True))))
 
     report = {"forwarded": forwarded, "table": table, "errors": errors}

@@ -113,5 +113,5 @@ def test_triplets_match_the_published_program_where_an_identity_is_in_several_do
     (grad,) = torch.autograd.grad(value, features)
     expected_value, expected_grad = CAMERA_VECTORS[f"{case}/value"], CAMERA_VECTORS[f"{case}/grad"]
     noisy = hard == "hard0" and dist_type == "euclidean"  # as above
-    assert abs(value.item() - expected_value) <= 1e-5 * max(1, abs(expected_value))
+    assert abs(value.item() - expected_value) <= (2e-5 if noisy else 1e-5) * max(1, abs(expected_value))
     assert np.abs(grad.numpy() - expected_grad).max() <= (2e-4 if noisy else 1e-5) * np.abs(expected_grad).max()

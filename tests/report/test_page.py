@@ -80,7 +80,7 @@ def test_every_section_has_a_heading_and_a_link(outline):
 )
 def test_a_backbone_is_shown_with_its_size_and_options(name, ibn, shown):
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.WITH_IBN = name, ibn
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.WITH_IBN = name, 50, ibn
     panel = Outline(runs_section([Run(folder=Path("run"), name="run", config=cfg)]))
     assert panel.words[panel.words.index("Backbone") + 1] == shown
 

@@ -256,7 +256,7 @@ def test_weights_without_a_classifier_start_a_new_one_with_a_warning(tmp_path, w
     own = model.heads.classifier_fc.weight.clone()
     Checkpointer(model, tmp_path).load(path)
     assert torch.equal(model.heads.classifier_fc.weight, own) and not model.backbone.weight.any()
-    assert "has no classifier: the classifier starts anew" in warnings.text
+    assert "has no classifier: the classifier and its momentum start anew" in warnings.text
     torch.save({"model": torch.load(path, weights_only=True), "iteration": 3}, path)
     with pytest.raises(UserError, match="it has no heads.classifier_fc.weight"):
         Checkpointer(model, tmp_path).resume(path)
@@ -270,7 +270,7 @@ def test_weights_of_other_identities_start_a_new_classifier_with_a_warning(tmp_p
     assert torch.equal(model.heads.classifier_fc.weight, own)
     assert torch.equal(model.backbone.weight, torch.load(path, weights_only=True)["model"]["backbone.weight"])
     [record] = warnings.records
-    assert "was trained on 5 identities" in record.getMessage()
+    assert "of other identities, or numbers them differently (5 there, 7 here)" in record.getMessage()
     with pytest.raises(UserError, match=r"classifier_fc\.weight has shape \(5, 3\), expected \(7, 3\)"):
         Checkpointer(model, tmp_path).resume(path)
 
