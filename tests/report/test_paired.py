@@ -61,7 +61,8 @@ def test_the_average_is_of_the_data_sets_and_what_is_not_comparable_is_left_out(
 def test_the_section_marks_differences_that_are_not_chance():
     rng = np.random.default_rng(4)
     base, better = made(rng, better=9)
-    like = [base[0] + rng.normal(0, 20, base[0].shape)]
+    noise = rng.normal(0, 20, base[0].shape)
+    like = [base[0] + noise - noise.mean(0)]
     section = differences_section([{}, {"x": base}, {"x": better}, {"x": like}], ["a", "base", "<b>", "c"])
     assert "Less base, on the same queries" in section and "&lt;b&gt;" in section
     rows = {number: section.split(f'<tr data-run="{number}">')[1].split("</tr>")[0] for number in (2, 3)}

@@ -113,10 +113,10 @@ def make_look(rng: np.random.Generator, summer: float, wardrobe: Wardrobe = WARD
     kind = pick(rng, (("trousers", 5), ("shorts", 4), ("skirt", 3))) if warm else pick(
         rng, (("trousers", 10), ("shorts", 1), ("skirt", 2)))
     upper = _dyed(rng, uppers, **worn)
-    second = _dyed(rng, uppers, **worn)
+    second = _dyed(rng, UPPER_COLOURS, **worn)
     # A pattern nobody can see tells nobody apart.
     while sum(abs(a - b) for a, b in zip(upper, second)) < 140 * min(1, vividness):
-        second = _dyed(rng, uppers, **worn)
+        second = _dyed(rng, UPPER_COLOURS, **worn)
     patterns = (("plain", 9), ("stripes", 3), ("columns", 1), ("checks", 2), ("logo", 3), ("yoke", 2), ("jacket", 3))
     return Look(
         width=float(rng.uniform(0.86, 1.26)), height=float(rng.uniform(0.94, 1.03)),
