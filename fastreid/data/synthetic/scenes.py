@@ -74,7 +74,7 @@ class Gap:
     """What sets of a style of their own differ in, and how much.
 
     The first seven are how far a wide style is from the middle of the sources': 0 not at all, 1 as far as `WIDEST` is,
-    more is farther. The last three are of all such sets. `GAP`, the default, was found by a linear probe of real crops, see
+    more is farther. The last three are of all such sets. A linear probe of real crops says what they should be: see
     configs/README.md.
     """
 
@@ -90,8 +90,8 @@ class Gap:
     light: float = 1.0  # how much the light, and so the colours, differ from one picture of a camera to another
 
 
-WIDEST = Gap()  # the range of before the probe
-GAP = WIDEST
+WIDEST = Gap()  # the range of before there were parts to choose
+GAP = WIDEST  # the default
 
 
 def narrowed(wide: Style, gap: Gap, rng: np.random.Generator) -> Style:
