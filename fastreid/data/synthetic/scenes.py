@@ -82,7 +82,7 @@ class Gap:
     resolution: float = 1.0  # of the sensor, and blur
     compression: float = 1.0  # JPEG, and noise
     viewpoint: float = 1.0  # height of the camera, tightness of the crop
-    occlusion: float = 1.0  # by things and by other people
+    occlusion: float = 1.0  # how often there are things and other people in the way: 0 never
     background: float = 1.0  # the share of places that may be such as no source has, at most 1
     season: float = 1.0  # how often clothes are short, 1: anything from never to always
     wardrobe: float = 0.0  # how differently people of two sets choose the colours of clothes
@@ -112,8 +112,8 @@ def narrowed(wide: Style, gap: Gap, rng: np.random.Generator) -> Style:
         spread=move(wide.spread, 1.0, gap.colour, 0, 4), **moved("resolution", gap.resolution, 0.15, 1),
         **moved("blur", gap.resolution, 0, 3), quality=round(move(wide.quality, 85, gap.compression, 8, 95)),
         **moved("noise", gap.compression, 0, 20), **moved("tilt", gap.viewpoint, 0, 1),
-        **moved("looseness", gap.viewpoint, 0.2, 3), **moved("occlusion", gap.occlusion, 0, 0.6),
-        **moved("summer", gap.season, 0, 1),
+        **moved("looseness", gap.viewpoint, 0.2, 3), **moved("summer", gap.season, 0, 1),
+        occlusion=min(0.6, gap.occlusion * wide.occlusion),
         places=tuple(far if rng.random() < gap.background else near for far, near in zip(wide.places, usual)))
 
 
