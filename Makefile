@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_CONFIG := configs/Demo/synthetic-mobilenet.yml
+DEMO_CONFIG := configs/Demo/synthetic.yml
 DEMO_DATA := datasets/synthetic
 OLDEST_PYTHON ?= python3.10
 NEWEST_PYTHON ?= python3.14

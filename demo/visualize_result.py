@@ -3,9 +3,10 @@
 
     python3 demo/visualize_result.py --config-file logs/Sample/DG-mobilenet --dataset-name ALL_GRID --output pages
     python3 demo/visualize_result.py --config-file logs/Sample/DG-mobilenet --rank-sort descending --num-vis 20
+    python3 demo/visualize_result.py --config-file logs/Sample/DG-mobilenet --heat
 
 Images of the query's identity and camera are left out, as in the evaluation; distances and average precision (AP) are
-those of the evaluation with the same options of TEST.
+those of the evaluation with the same options of TEST. --heat shows below each image where the model looks.
 """
 import argparse
 import logging
@@ -21,6 +22,7 @@ from fastreid import Predictor  # noqa: E402
 from fastreid.data.build import load_test_set  # noqa: E402
 from fastreid.data.datasets import Split, TestSet  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
+from fastreid.evaluation.activation import activation_maps  # noqa: E402
 from fastreid.evaluation.extraction import extract_features  # noqa: E402
 from fastreid.evaluation.pictures import SIGNS, draw_page, ranked_row  # noqa: E402
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists  # noqa: E402
@@ -45,7 +47,7 @@ def main() -> None:
         features = extract_features(predictor.cfg, predictor.model, test_set.items, name)
         distances = split_distances(predictor.cfg, features, split, predictor.device)
         lists = in_order(ranked_lists(distances, test_set.items, split, args.max_rank), args.rank_sort)
-        draw_pages(lists, args, name, split.name)
+        draw_pages(lists, args, name, split.name, predictor)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,6 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rank-sort", choices=orders, default=orders[0], help="by AP: worst first, or best first")
     parser.add_argument("--max-rank", default=10, type=int, metavar="K", help="images of a list (default: %(default)s)")
     parser.add_argument("--per-page", default=6, type=int, metavar="N", help="queries on a page (default: %(default)s)")
+    parser.add_argument("--heat", action="store_true", help="show where the model looks, by its last feature map")
     args = parser.parse_args()
     if min(args.num_vis, args.max_rank, args.per_page) < 1:
         parser.error("--num-vis, --max-rank and --per-page must be at least 1")
@@ -83,7 +86,7 @@ def in_order(lists: list[RankedQuery], order: str) -> list[RankedQuery]:
     return sorted(measured, key=lambda ranked: ranked.ap, reverse=order == "descending")
 
 
-def draw_pages(lists: list[RankedQuery], args: argparse.Namespace, name: str, split: str) -> None:
+def draw_pages(lists: list[RankedQuery], args: argparse.Namespace, name: str, split: str, predictor: Predictor) -> None:
     """Write pages of ranked lists, in the order given."""
     if not lists:
         raise UserError(
@@ -96,8 +99,13 @@ def draw_pages(lists: list[RankedQuery], args: argparse.Namespace, name: str, sp
         f"{name}, {split}: {len(drawn)} of {len(lists)} queries, {ORDERS[args.rank_sort]}; mAP {mean:.1f} %      "
         f"{SIGNS['right']} same identity   {SIGNS['wrong']} another identity   below: rank, distance, camera"
     )
+    heat = {}
+    if args.heat:
+        heading += "   bright: where the last feature map is strong, each image by itself"
+        shown = (image.path for ranked in drawn for image in (ranked, *ranked.items))
+        heat = activation_maps(predictor.cfg, predictor.model, shown, name)
     for page, start in enumerate(range(0, len(drawn), args.per_page), start=1):
-        rows = [ranked_row(ranked) for ranked in drawn[start : start + args.per_page]]
+        rows = [ranked_row(ranked, heat) for ranked in drawn[start : start + args.per_page]]
         path = args.output / f"{file_stem(name)}_{split}_{args.rank_sort}_{page:03d}.png"
         with atomic_path(path) as temporary:
             draw_page(rows, heading).save(temporary)

@@ -16,7 +16,7 @@ sys.path.insert(0, str(PROJECT))
 
 from fastreid.report.comparison import base_config  # noqa: E402
 from fastreid.report.page import render  # noqa: E402
-from fastreid.report.queries import ListOptions, Thumbnails, query_sets, run_lists  # noqa: E402
+from fastreid.report.queries import ListOptions, Thumbnails, add_heat, query_sets, run_lists  # noqa: E402
 from fastreid.report.query_cards import QueryLists  # noqa: E402
 from fastreid.report.runs import Run, read_run, run_names  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
@@ -52,6 +52,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-images", action="store_true", help="no ranked lists: needs neither checkpoints nor data sets"
     )
+    parser.add_argument("--heat", action="store_true", help="show below each image where the model looks")
     parser.add_argument(
         "--max-mb",
         type=float,
@@ -72,6 +73,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     setup_logger()
+    if args.heat and args.no_images:
+        raise UserError("--heat is drawn over images, which --no-images leaves out: leave out one of the two")
     if args.max_mb <= 0:
         raise UserError(f"--max-mb {args.max_mb:g} must be above 0; --no-images leaves all pictures out")
     options = ListOptions(args.queries, args.top_k, args.opts)
@@ -86,16 +89,19 @@ def main(arguments: list[str] | None = None) -> None:
     runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders))]
     if not any(run.usable for run in runs):
         raise UserError("; ".join(f"{run.folder}: {', '.join(run.problems)}" for run in runs))
-    lists = None if args.no_images else read_lists(runs, options, args.max_mb)
+    lists = None if args.no_images else read_lists(runs, options, args.max_mb, args.heat)
     output = args.output or next(run.folder for run in runs if run.usable) / "report.html"
     write_text(output, render(runs, base_config(args.base), args.base.stem, lists))
     print(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
 
 
-def read_lists(runs: list[Run], options: ListOptions, max_mb: float) -> QueryLists:
-    """Return the ranked lists of all runs that have a checkpoint and data."""
+def read_lists(runs: list[Run], options: ListOptions, max_mb: float, heat: bool) -> QueryLists:
+    """Return the ranked lists of all runs that have a checkpoint and data; with `heat`, where their models look."""
     found = [run_lists(run, options) for run in runs]
-    return QueryLists(query_sets(found, options.count), found, Thumbnails(int(max_mb * 1e6)))
+    sets = query_sets(found, options.count)
+    if heat:
+        add_heat(sets, found, runs, options.overrides)
+    return QueryLists(sets, found, Thumbnails(int(max_mb * 1e6)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from typing import Iterable, Iterator
 import torch
 from torch import nn
 
-from fastreid.layers.normalize import EAGER, PASSES, Kernels, normalize
+from fastreid.layers.coefficients import Mixture
+from fastreid.layers.normalize import normalize
+from fastreid.layers.passes import EAGER, PASSES, RELU, Kernels
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -56,11 +58,8 @@ def compile_model(model: nn.Module, choice: str) -> None:
 def try_out(kernels: Kernels, device: torch.device) -> None:
     """Run the passes forward and backward on a small map."""
     x = torch.rand(3, 16, 8, 4, device=device).to(memory_format=torch.channels_last).requires_grad_()
-
-    def coefficients(mean, var, track):
-        return torch.rsqrt(var + 1), mean
-
-    normalize(x, coefficients, (), "relu", kernels=kernels).sum().backward()
+    mixture = Mixture(*torch.rand(len(Mixture._fields), 16, device=device))
+    normalize(x, mixture, None, RELU, kernels=kernels).sum().backward()
 
 
 @contextmanager

@@ -21,6 +21,8 @@ FORWARD_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS e
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients by their means over the processes, with one collective for all of them."""
+    if num_processes() == 1:
+        return
     reached = [parameter for parameter in parameters if parameter.grad is not None]
     for parameter, gradient in zip(reached, average([parameter.grad for parameter in reached])):
         parameter.grad.copy_(gradient)  # in its layout, which is the parameter's: fused optimizers rely on it

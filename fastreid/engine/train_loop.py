@@ -251,13 +251,12 @@ class SimpleTrainer(TrainerBase):
             allow_unused=True,  # the classifier, when no meta-train loss looks at the logits
         )
         rates = self.learning_rates()
-        reached = [name for name, gradient in zip(parameters, gradients) if gradient is not None]
-        fast: Parameters = {}
-        for name, gradient in zip(reached, average([gradient for gradient in gradients if gradient is not None])):
-            parameter = parameters[name]
-            moved = parameter - rates[parameter] * ratio / late_scale * gradient
-            fast[name] = StraightThroughClamp.apply(moved) if is_gate(name) and meta.SOLVER.INNER_CLAMP else moved
-        return fast
+        reached = {name: parameters[name] for name, gradient in zip(parameters, gradients) if gradient is not None}
+        gradients = average([gradient for gradient in gradients if gradient is not None])
+        steps = [rates[parameter] * ratio / late_scale for parameter in reached.values()]
+        fast = dict(zip(reached, torch._foreach_sub(list(reached.values()), torch._foreach_mul(gradients, steps))))
+        gates = {name: gate for name, gate in fast.items() if is_gate(name)} if meta.SOLVER.INNER_CLAMP else {}
+        return {**fast, **dict(zip(gates, StraightThroughClamp.apply(*gates.values())))}
 
     def learning_rates(self) -> dict[nn.Parameter, float]:
         """Return the present learning rate of every trained parameter."""
@@ -282,9 +281,7 @@ class SimpleTrainer(TrainerBase):
             self.scaler.step(self.optimizer_main)
         if any(is_gate(name) for name in learned):
             self.scaler.step(self.optimizer_norm)
-            with torch.no_grad():
-                for gate in self.gates.values():
-                    gate.clamp_(0, 1)
+            clamp_(list(self.gates.values()))
         self.scaler.update()
 
     def check_gradients(self, learned: Parameters) -> None:
@@ -358,16 +355,23 @@ def first_non_finite(tensors: dict[str, Tensor]) -> str | None:
     return list(tensors)[int(bad.nonzero()[0])] if bad.any() else None
 
 
+@torch.no_grad()
+def clamp_(gates: list[Tensor]) -> None:
+    """Clamp gates to [0, 1] in place."""
+    torch._foreach_clamp_min_(gates, 0)
+    torch._foreach_clamp_max_(gates, 1)
+
+
 class StraightThroughClamp(torch.autograd.Function):
-    """Clamp to [0, 1] whose gradient is that of the identity."""
+    """Clamp to [0, 1] of several tensors whose gradient is that of the identity."""
 
     @staticmethod
-    def forward(ctx, values: Tensor) -> Tensor:
-        return values.clamp(0, 1)
+    def forward(ctx, *values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch._foreach_clamp_max(torch._foreach_clamp_min(values, 0), 1)) if values else ()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return gradients
 
 
 def select_domains(batch: Batch, domains: list[int]) -> Batch:

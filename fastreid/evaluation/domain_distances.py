@@ -18,8 +18,7 @@ import numpy as np
 from fastreid.evaluation.distance import compute_distance
 from fastreid.evaluation.identity_distances import bin_edges, shares
 from fastreid.evaluation.samples import SOURCE, Sample
-from fastreid.utils.fonts import drawable
-from fastreid.utils.figures import GREY, PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, use_style
+from fastreid.utils.figures import GREY, PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, short, use_style
 from fastreid.utils.files import write_csv
 
 MOST_NUMBERS = 20  # domains beyond which a matrix is drawn without its numbers
@@ -86,15 +85,15 @@ def defined(value: float) -> float | None:
 def draw_matrices(path: Path, found: DomainDistances, metric: str) -> None:
     """Draw mean distances and gaps as two heat maps, with a line between sources and targets."""
     use_style()
-    count = len(found.labels)
+    count, names = len(found.labels), [short(label) for label in found.labels]
     # In inches; names are written beside the matrices and, slanted, below them.
-    side, letters = min(max(0.55 * count, 3), 14), max(map(len, found.labels))
+    side, letters = min(max(0.55 * count, 3), 14), max(map(len, names))
     size = (2 * side + 0.08 * letters + 2.5, side + 0.06 * letters + 0.8)
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     titles = f"mean {metric} distance of two images", f"gap ({metric} energy distance)"
     for axis, matrix, title in zip(axes, (found.mean, found.gap), titles):
         draw_matrix(figure, axis, matrix, found, title)
-    axes[0].set_yticks(range(count), found.labels)
+    axes[0].set_yticks(range(count), names)
     save_figure(figure, path, (".png", ".pdf"))
 
 
@@ -105,7 +104,8 @@ def draw_matrix(figure, axis, matrix: np.ndarray, found: DomainDistances, title:
     figure.colorbar(image, ax=axis, shrink=0.75)
     axis.grid(False)
     axis.set_title(title)
-    axis.set_xticks(range(count), [drawable(label) for label in found.labels], rotation=45, ha="right", rotation_mode="anchor")
+    names = [short(label) for label in found.labels]
+    axis.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
     if 0 < sources < count:
         for line in (axis.axhline, axis.axvline):
             line(sources - 0.5, color="white", linewidth=3)
@@ -139,7 +139,7 @@ def draw_histograms(path: Path, found: DomainDistances, edges: np.ndarray, metri
                 axis.stairs(share, edges, fill=True, color=COLORS[name])
             elif keys:
                 axis.stairs(share, edges, color=COLORS[name], linestyle=STYLES[name], linewidth=1.5)
-        axis.set_title(found.labels[domain], fontsize=9.5)
+        axis.set_title(short(found.labels[domain]), fontsize=9.5)
         axis.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel("share of pairs (%)")

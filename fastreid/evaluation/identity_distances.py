@@ -17,7 +17,7 @@ import numpy as np
 from fastreid.evaluation.distance import pair_distance
 from fastreid.evaluation.samples import Sample
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import PALETTE, panel_grid, plt, save_figure, use_style
+from fastreid.utils.figures import PALETTE, panel_grid, plt, save_figure, short, use_style
 from fastreid.utils.files import write_csv
 
 logger = logging.getLogger(__name__)
@@ -224,5 +224,5 @@ def draw_panel(axis, pairs: PairDistances, row: dict, edges: np.ndarray) -> None
         axis.axvline(row["EER threshold"], color="black", linewidth=1)
         if row[AT_FAR] is not None:
             axis.axvline(row[AT_FAR], color="black", linewidth=1, linestyle=":")
-    axis.set_title(f"{pairs.name}\n{numbers}{note}", fontsize=9.5)
+    axis.set_title(f"{short(pairs.name)}\n{numbers}{note}", fontsize=9.5)
     axis.tick_params(labelbottom=True)

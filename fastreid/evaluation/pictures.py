@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fastreid.data.decode import read_image
+from fastreid.evaluation.activation import overlay
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.fonts import OWN, best_font, drawable
 from fastreid.utils.text import printable
@@ -25,11 +27,20 @@ WIDEST = 2000  # pixels of a title or heading; a path may have 4,096 letters
 
 @dataclass(frozen=True)
 class Tile:
-    """One image with lines of text below; `frame` is query, right, wrong or nothing."""
+    """One image with lines of text below; `frame` is query, right, wrong or nothing.
+
+    heat: where a model looks, (h, w) of 0..1, shown on a second copy below the image.
+    """
 
     path: str
     lines: Sequence[str] = ()
     frame: str = ""
+    heat: np.ndarray | None = None
+
+    @property
+    def height(self) -> int:
+        """The frame's height in pixels."""
+        return (HEIGHT if self.heat is None else 2 * HEIGHT) + 2 * FRAME
 
 
 @dataclass(frozen=True)
@@ -54,24 +65,36 @@ def fitted(text: str, size: int, width: int = WIDEST) -> tuple[str, ImageFont.Fr
     return shorten(drawable(printable(text), [file]), width, face), face
 
 
-def ranked_row(ranked: RankedQuery) -> Row:
-    """Return the row of a query whose identity is known."""
+def ranked_row(ranked: RankedQuery, heat: Mapping[str, np.ndarray] | None = None) -> Row:
+    """Return the row of a query whose identity is known.
+
+    Args:
+        heat: the images' maps by path, as of `activation_maps`; those without one are shown alone.
+    """
+    heat = heat or {}
     measures = "no true match in the gallery"
     if ranked.ap is not None:
         measures = f"AP {100 * ranked.ap:.1f} %, first match at rank {ranked.first_match}"
     heading = f"{Path(ranked.path).name}   identity {ranked.pid}   {measures}"
     found = [
-        Tile(item.path, (f"{rank}   {item.distance:.3f}", f"camera {item.camid}"), "right" if item.match else "wrong")
+        Tile(
+            item.path,
+            (f"{rank}   {item.distance:.3f}", f"camera {item.camid}"),
+            "right" if item.match else "wrong",
+            heat.get(item.path),
+        )
         for rank, item in enumerate(ranked.items, start=1)
     ]
-    return Row(heading, Tile(ranked.path, ("query", f"camera {ranked.camid}"), "query"), found)
+    query = Tile(ranked.path, ("query", f"camera {ranked.camid}"), "query", heat.get(ranked.path))
+    return Row(heading, query, found)
 
 
 def draw_page(rows: Sequence[Row], heading: str = "") -> Image.Image:
     """Return one picture of rows of images below each other; UserError when an image cannot be read."""
-    lines = max((len(tile.lines) for row in rows for tile in (row.query, *row.found)), default=0)
+    tiles = [tile for row in rows for tile in (row.query, *row.found)]
+    lines = max((len(tile.lines) for tile in tiles), default=0)
     cell = WIDTH + 2 * FRAME + GAP
-    row_height = TITLE + HEIGHT + 2 * FRAME + lines * LINE + MARGIN
+    row_height = TITLE + max((tile.height for tile in tiles), default=0) + lines * LINE + MARGIN
     top = MARGIN + (TITLE + GAP if heading else 0)
     # The query stands apart by the width of a margin.
     width = 2 * MARGIN + MARGIN + cell * (1 + max((len(row.found) for row in rows), default=0))
@@ -94,12 +117,14 @@ def draw_page(rows: Sequence[Row], heading: str = "") -> Image.Image:
 def draw_tile(page: Image.Image, tile: Tile, x: int, y: int) -> None:
     """Draw an image with its frame, sign and text, the frame's upper left corner at (x, y)."""
     draw = ImageDraw.Draw(page)
-    box = (x, y, x + WIDTH + 2 * FRAME - 1, y + HEIGHT + 2 * FRAME - 1)
+    box = (x, y, x + WIDTH + 2 * FRAME - 1, y + tile.height - 1)
     colour = FRAMES[tile.frame]
     draw.rectangle(box, fill="#eeeeee", outline=colour, width=FRAME)
     image = ImageOps.contain(read_image(tile.path), (WIDTH, HEIGHT), Image.Resampling.BICUBIC)
     left, upper = x + FRAME + (WIDTH - image.width) // 2, y + FRAME + (HEIGHT - image.height) // 2
     page.paste(image, (left, upper))
+    if tile.heat is not None:
+        page.paste(overlay(image, tile.heat), (left, upper + HEIGHT))
     if tile.frame in SIGNS:
         draw.rectangle((box[2] - 21, y, box[2], y + 21), fill=colour)
         draw.text((box[2] - 10, y + 11), SIGNS[tile.frame], PAPER, font(16), anchor="mm")

@@ -13,7 +13,7 @@ from openpyxl.styles import Alignment, Font, PatternFill
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
-from fastreid.utils.figures import MARKERS, plt, save_figure, style_of_line, use_style
+from fastreid.utils.figures import MARKERS, plt, save_figure, short, style_of_line, use_style
 from fastreid.utils.files import atomic_path, write_rows
 from fastreid.utils.text import printable
 
@@ -97,15 +97,15 @@ def sheet_value(value: Any) -> Any:
 def plot_cmc(path: Path, curves: Mapping[str, np.ndarray]) -> None:
     """Draw the CMC, shares of 1, of each data set as one line of a PNG."""
     use_style()
-    figure, axis = plt.subplots(figsize=(6.5, 4.5), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(6.5, 4.3 + 0.1 * len(curves)), constrained_layout=True)
     for position, (name, curve) in enumerate(curves.items()):
         ranks = np.arange(1, min(len(curve), PLOTTED_RANKS) + 1)
         values = 100 * curve[: len(ranks)]
-        label = f"{name} ({values[0]:.1f})"
+        label = f"{short(name)} ({values[0]:.1f})"
         marker = style_of_line(position, MARKERS)
         axis.plot(ranks, values, marker=marker, markersize=4, label=label)
     axis.set(title="CMC (Rank-1)", xlabel="rank", ylabel="queries with a match up to this rank (%)", ylim=(None, 101))
     axis.set_xticks([1, 5, 10, 15, 20])
     if curves:
-        axis.legend(fontsize=8, loc="lower right")
+        figure.legend(fontsize=8, loc="outside lower center", ncol=2)
     save_figure(figure, path)

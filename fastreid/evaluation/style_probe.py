@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import Items
 from fastreid.evaluation.extraction import forward_batches
-from fastreid.layers.normalize import moments
+from fastreid.layers.passes import moments
 from fastreid.utils.errors import UserError
 
 WHOLE = "test feature"  # the network's last feature, beside the styles of its stages

@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE
 
 from fastreid.evaluation.samples import SOURCE, TARGET, Sample
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import GREY, PALETTE, plt, save_figure, use_style
+from fastreid.utils.figures import GREY, PALETTE, plt, save_figure, short, use_style
 from fastreid.utils.files import write_csv
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def draw_domains(path: Path, samples: Sequence[Sample], places: Sequence[np.ndar
         look = {"s": size, "linewidths": 0}
         if sample.role == TARGET:
             look = {"s": 1.7 * size, "linewidths": 0.4, "edgecolors": "black"}
-        axis.scatter(*place.T, marker=marker, color=color, label=sample.label, **look)
+        axis.scatter(*place.T, marker=marker, color=color, label=short(sample.label), **look)
     finish(figure, path)
 
 
@@ -110,7 +110,7 @@ def draw_identities(
         color, marker = PALETTE[turn % len(PALETTE)], IDENTITY_MARKERS[turn % len(IDENTITY_MARKERS)]
         place = places[number][of_identities(sample, [(number, pid)], number)]
         look = {"s": max(size, 45), "edgecolors": "black", "linewidths": 0.5}
-        axis.scatter(*place.T, marker=marker, color=color, label=f"{sample.name}: {pid} ({sample.role})", **look)
+        axis.scatter(*place.T, marker=marker, color=color, label=f"{short(sample.name)}: {pid} ({sample.role})", **look)
     finish(figure, path)
 
 

@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastreid.layers.normalize import EAGER, Coefficients, activate, normalize
-from fastreid.utils.comm import gather_rows
+from fastreid.layers.coefficients import Mixture
+from fastreid.layers.moments import Source
+from fastreid.layers.normalize import normalize
+from fastreid.layers.passes import EAGER, activate, per_map
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes
 
@@ -47,27 +49,6 @@ def running_stats(model: nn.Module, mode: str) -> Iterator[None]:
     finally:
         for layer, old in zip(layers, before):
             layer.stats_mode = old
-
-
-def pool_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the batch's mean and biased variance (C,) from the images' (N, C): the law of total variance."""
-    return mean.mean(0), var.mean(0) + mean.var(0, correction=0)
-
-
-def pool_moments_of_all(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `pool_moments` does for the images of all processes together, and their number, a scalar.
-
-    Each process sends its number of images, their mean and their sum of squared differences from it, which add up
-    without cancelling (Chan et al., Stanford STAN-CS-79-773, 1979). A process may have no image.
-    """
-    images, channels = mean.shape
-    own_mean = mean.sum(0) / max(images, 1)
-    own_squares = (var + (mean - own_mean).square()).sum(0)
-    own = torch.cat([own_mean.new_full((1,), images), own_mean, own_squares])
-    images, means, squares = gather_rows(own[None], [1] * num_processes()).split([1, channels, channels], dim=1)
-    total = images.sum()
-    pooled = (images * means).sum(0) / total
-    return pooled, (squares + images * (means - pooled).square()).sum(0) / total, total
 
 
 def synchronize_statistics(model: nn.Module, synchronize: bool = True) -> None:
@@ -133,51 +114,30 @@ class BatchNorm(nn.BatchNorm2d):
         )
         return activate(out, activation, residual)
 
-    def forward_by_moments(self, x: Tensor, activation: str | None, residual: Tensor | None) -> Tensor:
-        """Return what `forward` does for maps (N, C, H, W), with the moments that `moments_source` gives."""
-        moments = self.moments_source(x.shape[2] * x.shape[3])
+    def forward_by_moments(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
+        """Return what `forward` does for maps (N, C, H, W) of any size, with the statistics of `source`."""
+        return normalize(x, self.alone(), self.source(), activation, residual, eps=self.eps)
 
-        def coefficients(inst_mean: Tensor, inst_var: Tensor, weight: Tensor, bias: Tensor, track: bool):
-            mean, var = moments(inst_mean, inst_var, track)
-            return batch_coefficients(inst_mean, mean, var, weight, bias, self.eps)
+    def alone(self) -> Mixture:
+        """Return the mixture that is this normalization only."""
+        return Mixture(self.weight, self.bias, self.weight, self.bias, torch.ones_like(self.weight))
 
-        return normalize(x, coefficients, (self.weight, self.bias), activation, residual)
-
-    def moments_source(self, pixels: int) -> Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]:
-        """Return the function that gives the mean and variance (C,) to normalize with, in the present mode.
-
-        The function takes the images' moments (N, C), (N, C), and whether it may move the running statistics.
+    def source(self, first: int = 0) -> Source:
+        """Return where it has its statistics from in the present mode.
 
         Args:
-            pixels: H * W of the maps.
+            first: its first channel among those of the maps.
         """
-        uses_batch_stats, updates = self.uses_batch_stats, self.updates_running_stats
-        synchronized, population = self.synchronized, self.population
-
-        def moments(inst_mean: Tensor, inst_var: Tensor, track: bool) -> tuple[Tensor, Tensor]:
-            if not uses_batch_stats:
-                return self.running_mean, self.running_var
-            if synchronized:
-                mean, var, images = pool_moments_of_all(inst_mean, inst_var)
-            elif len(inst_mean):
-                (mean, var), images = pool_moments(inst_mean, inst_var), len(inst_mean)
-            else:
-                return self.running_mean, self.running_var
-            if track and population is not None:
-                population.add(mean.detach(), var.detach(), pixels * images)
-            elif track and updates:
-                self.track(mean.detach(), var.detach(), pixels * images)
-            return mean, var
-
-        return moments
-
-    @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Move the running statistics towards the batch's; the running variance is the unbiased one."""
-        unbiased = var * (count / (count - 1 + (count == 1)))  # without asking a GPU for the count of all processes
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return Source(
+            self.running_mean,
+            self.running_var,
+            self.uses_batch_stats,
+            self.synchronized,
+            first,
+            self.num_batches_tracked if self.updates_running_stats else None,
+            self.momentum,
+            self.population,
+        )
 
 
 class InstanceNorm(nn.Module):
@@ -185,20 +145,17 @@ class InstanceNorm(nn.Module):
 
     kernels = EAGER
 
-    def __init__(self, num_features: int, fc_multiply: float = 0.0, eps: float = 1e-5):
+    def __init__(self, num_features: int, fc_multiply: float = 0.0):
         super().__init__()
-        self.num_features, self.fc_multiply, self.eps = num_features, fc_multiply, eps
+        self.num_features, self.fc_multiply = num_features, fc_multiply
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         if x.shape[2:] == (1, 1):
             return activate(x * self.fc_multiply, activation, residual)
-
-        def coefficients(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, track: bool) -> tuple[Tensor, Tensor]:
-            return instance_coefficients(var, weight, bias, self.eps)
-
-        return normalize(x, coefficients, (self.weight, self.bias), activation, residual, self.kernels)
+        mixture = Mixture(self.weight, self.bias, self.weight, self.bias, torch.zeros_like(self.weight))
+        return normalize(x, mixture, None, activation, residual, self.kernels)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, fc_multiply={self.fc_multiply}"
@@ -208,10 +165,42 @@ class AppendedInstanceNorm(InstanceNorm):
     """Instance normalization after a shortcut's addition, where a plain network has none: IBN-b's, see `IBN`."""
 
 
-class BatchInstanceNormHalf(nn.Module):
-    """BN on the first ceil(C / 2) channels, IN on the rest ("BIN_half")."""
+class SplitNorm(nn.Module):
+    """BN on some channels, IN on the others, which are before or after them."""
 
     kernels = EAGER
+    batch_first = True
+
+    @property
+    def parts(self) -> tuple[BatchNorm, InstanceNorm]:
+        raise NotImplementedError
+
+    def in_order(self, of_batch: Tensor, of_instances: Tensor, dim: int = 0) -> Tensor:
+        """Return values of the two parts' channels as one tensor in the channels' order."""
+        return torch.cat((of_batch, of_instances) if self.batch_first else (of_instances, of_batch), dim)
+
+    def divide(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the channels of BN and those of IN of a tensor (N, C, ...)."""
+        sizes = [part.num_features for part in self.parts]
+        if self.batch_first:
+            return values.split(sizes, 1)
+        return values.split(sizes[::-1], 1)[::-1]
+
+    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
+        batch, instance = self.parts
+        if x.shape[2:] == (1, 1):
+            of_batch, of_instances = self.divide(x)
+            out = self.in_order(batch.forward_by_moments(of_batch), instance(of_instances), dim=1)
+            return activate(out, activation, residual)
+        weight, bias = self.in_order(batch.weight, instance.weight), self.in_order(batch.bias, instance.bias)
+        gate = self.in_order(torch.ones_like(batch.weight), torch.zeros_like(instance.weight))
+        mixture = Mixture(weight, bias, weight, bias, gate)
+        source = batch.source(0 if self.batch_first else instance.num_features)
+        return normalize(x, mixture, source, activation, residual, self.kernels, batch.eps)
+
+
+class BatchInstanceNormHalf(SplitNorm):
+    """BN on the first ceil(C / 2) channels, IN on the rest ("BIN_half")."""
 
     def __init__(self, num_features: int, fc_multiply: float = 0.0):
         super().__init__()
@@ -219,18 +208,18 @@ class BatchInstanceNormHalf(nn.Module):
         self.bat_n = BatchNorm(self.batch_channels)
         self.ins_n = InstanceNorm(num_features - self.batch_channels, fc_multiply)
 
-    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
-        coefficients, parameters = split_coefficients(x, self.bat_n, self.ins_n, batch_first=True)
-        return normalize(x, coefficients, parameters, activation, residual, self.kernels)
+    @property
+    def parts(self) -> tuple[BatchNorm, InstanceNorm]:
+        return self.bat_n, self.ins_n
 
 
-class IBN(nn.Module):
+class IBN(SplitNorm):
     """IN on the first int(C / 2) channels, BN on the rest: IBN-a's layer, whose parts have its published names.
 
     Pan et al., "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net" (ECCV 2018, 1807.09441).
     """
 
-    kernels = EAGER
+    batch_first = False
 
     def __init__(self, num_features: int, fc_multiply: float = 0.0):
         super().__init__()
@@ -238,39 +227,9 @@ class IBN(nn.Module):
         self.IN = InstanceNorm(self.instance_channels, fc_multiply)
         self.BN = BatchNorm(num_features - self.instance_channels)
 
-    def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
-        coefficients, parameters = split_coefficients(x, self.BN, self.IN, batch_first=False)
-        return normalize(x, coefficients, parameters, activation, residual, self.kernels)
-
-
-def split_coefficients(
-    x: Tensor, batch: BatchNorm, instance: InstanceNorm, batch_first: bool
-) -> tuple[Coefficients, tuple[Tensor, ...]]:
-    """Return what `normalize` takes for a layer that gives some channels of x to BN and the others to IN.
-
-    Args:
-        batch_first: whether the channels of BN come before those of IN, or after them.
-    """
-    moments = batch.moments_source(x.shape[2] * x.shape[3])
-    single_pixel = x.shape[2:] == (1, 1)
-    first = batch.num_features if batch_first else instance.num_features
-
-    def batch_part(inst_mean, inst_var, weight, bias, track):
-        mean, var = moments(inst_mean, inst_var, track)
-        return batch_coefficients(inst_mean, mean, var, weight, bias, batch.eps)
-
-    def instance_part(inst_mean, inst_var, weight, bias):
-        if single_pixel:
-            return constant_multiple(inst_mean, instance.fc_multiply)
-        return instance_coefficients(inst_var, weight, bias, instance.eps)
-
-    def coefficients(inst_mean, inst_var, batch_weight, batch_bias, weight, bias, track):
-        left, right = (inst_mean[:, :first], inst_var[:, :first]), (inst_mean[:, first:], inst_var[:, first:])
-        of_batch, of_instances = (left, right) if batch_first else (right, left)
-        parts = batch_part(*of_batch, batch_weight, batch_bias, track), instance_part(*of_instances, weight, bias)
-        return tuple(torch.cat(halves, 1) for halves in zip(*(parts if batch_first else parts[::-1])))
-
-    return coefficients, (batch.weight, batch.bias, instance.weight, instance.bias)
+    @property
+    def parts(self) -> tuple[BatchNorm, InstanceNorm]:
+        return self.BN, self.IN
 
 
 class SharedAffineBatchInstanceNorm(BatchNorm):
@@ -284,17 +243,10 @@ class SharedAffineBatchInstanceNorm(BatchNorm):
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
-        moments = self.moments_source(x.shape[2] * x.shape[3])
-        single_pixel = x.shape[2:] == (1, 1)
-
-        def coefficients(inst_mean, inst_var, weight, bias, gate, track):
-            mean, var = moments(inst_mean, inst_var, track)
-            scale, shift = batch_coefficients(inst_mean, mean, var, gate * weight, bias, self.eps)
-            if not single_pixel:
-                scale = scale + (1 - gate) * weight * torch.rsqrt(inst_var + self.eps)
-            return scale, shift
-
-        return normalize(x, coefficients, (self.weight, self.bias, self.gate), activation, residual, self.kernels)
+        mixture = Mixture(self.weight, self.bias, self.weight, self.bias, self.gate)
+        if x.shape[2:] == (1, 1):  # which have no variance: BN alone
+            mixture = self.alone()._replace(batch_weight=self.gate * self.weight)
+        return normalize(x, mixture, self.source(), activation, residual, self.kernels, self.eps)
 
 
 class BatchInstanceNorm(nn.Module):
@@ -310,43 +262,11 @@ class BatchInstanceNorm(nn.Module):
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         batch, instance = self.bat_n, self.ins_n
-        moments = batch.moments_source(x.shape[2] * x.shape[3])
-        single_pixel = x.shape[2:] == (1, 1)
-
-        def coefficients(inst_mean, inst_var, batch_weight, batch_bias, weight, bias, gate, track):
-            mean, var = moments(inst_mean, inst_var, track)
-            batch_part = batch_coefficients(inst_mean, mean, var, batch_weight, batch_bias, batch.eps)
-            if single_pixel:
-                instance_part = constant_multiple(inst_mean, instance.fc_multiply)
-            else:
-                instance_part = instance_coefficients(inst_var, weight, bias, instance.eps)
-            return tuple(gate * b + (1 - gate) * i for b, i in zip(batch_part, instance_part))
-
-        parameters = (batch.weight, batch.bias, instance.weight, instance.bias, self.gate)
-        return normalize(x, coefficients, parameters, activation, residual, self.kernels)
-
-
-# Each normalization as scale * (x - inst_mean) + shift; what is returned broadcasts to (N, C).
-
-
-def batch_coefficients(
-    inst_mean: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of batch normalization with moments (C,)."""
-    scale = weight * torch.rsqrt(var + eps)
-    shift = bias + (inst_mean - mean) * scale
-    return scale.expand_as(shift), shift
-
-
-def instance_coefficients(inst_var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of instance normalization."""
-    scale = weight * torch.rsqrt(inst_var + eps)
-    return scale, bias.expand_as(scale)
-
-
-def constant_multiple(inst_mean: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a multiplication of x by a constant."""
-    return torch.full_like(inst_mean, factor), inst_mean * factor
+        if x.shape[2:] == (1, 1):
+            gate = per_map(self.gate)
+            return activate(gate * batch.forward_by_moments(x) + (1 - gate) * instance(x), activation, residual)
+        mixture = Mixture(batch.weight, batch.bias, instance.weight, instance.bias, self.gate)
+        return normalize(x, mixture, batch.source(), activation, residual, self.kernels, batch.eps)
 
 
 def initial_gate(num_features: int, init: str) -> Tensor:

@@ -6,36 +6,11 @@ from contextlib import contextmanager
 from typing import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fastreid.layers.moments import Population
 from fastreid.layers.normalization import BatchNorm, running_stats
 from fastreid.utils.processes import num_processes
-
-
-class Population:
-    """Mean and variance (C,) of the values of all batches together, whatever the sizes of the batches.
-
-    Batches are joined by their sums of squared differences from the mean, which add up without cancelling (Chan et al.,
-    Stanford STAN-CS-79-773, 1979): the variance is the mean of the batches' variances plus the variance of their means.
-    """
-
-    def __init__(self) -> None:
-        self.count: int | Tensor = 0
-        self.mean: float | Tensor = 0.0
-        self.squares: float | Tensor = 0.0
-
-    def add(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Take in a batch of `count` values a channel, of mean and biased variance (C,)."""
-        total = self.count + count
-        step = mean.double() - self.mean
-        self.squares = self.squares + var.double() * count + step.square() * (self.count * count / total)
-        self.mean = self.mean + step * (count / total)
-        self.count = total
-
-    @property
-    def var(self) -> Tensor:
-        """The unbiased variance, as running variances are."""
-        return self.squares / max(float(self.count) - 1, 1)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Beta
 
-from fastreid.layers.normalize import centre, moments, normalize, per_map, statistics_input
+from fastreid.layers.by_moments import by_moments
+from fastreid.layers.passes import centre, moments, per_map, statistics_input
 
 EPS = 1e-6  # under the root of a variance, as the methods' authors have it
 PARTNERS = ("random", "domain")
@@ -133,12 +134,12 @@ class DSU(RandomStyle):
     def move(self, x: Tensor, for_mean: Tensor, for_std: Tensor) -> Tensor:
         """Return the maps with their styles moved by so many of the batch's deviations, (N, C) each."""
 
-        def coefficients(mean: Tensor, var: Tensor, track: bool) -> tuple[Tensor, Tensor]:
+        def coefficients(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
             std = (var + EPS).sqrt()
             of_means, of_stds = ((values.var(0, correction=0) + EPS).sqrt() for values in (mean, std))
             return 1 + for_std * of_stds / std, mean + for_mean * of_means
 
-        return normalize(x, coefficients, ())
+        return by_moments(x, coefficients)
 
     def extra_repr(self) -> str:
         return f"prob={self.prob}"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastreid.layers.normalization import BatchNorm, batch_coefficients, pool_moments
-from fastreid.layers.normalize import EAGER, normalize
+from fastreid.layers.by_moments import by_moments
+from fastreid.layers.moments import find_statistics, pool
+from fastreid.layers.normalization import BatchNorm
+from fastreid.layers.passes import activate
 
 
 class SwitchableNorm(BatchNorm):
@@ -19,8 +21,6 @@ class SwitchableNorm(BatchNorm):
     the BN ones are the running ones.
     """
 
-    kernels = EAGER
-
     def __init__(self, num_features: int):
         super().__init__(num_features)
         self.mean_weight = nn.Parameter(torch.ones(3))  # IN, LN, BN
@@ -28,17 +28,16 @@ class SwitchableNorm(BatchNorm):
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
-        batch_moments = self.moments_source(x.shape[2] * x.shape[3])
 
-        def coefficients(inst_mean, inst_var, weight, bias, mean_weight, var_weight, track):
-            layer_mean, layer_var = pool_moments(inst_mean.T, inst_var.T)
-            mean, var = batch_moments(inst_mean, inst_var, track)
-            mixed_mean = mixture(mean_weight, inst_mean, layer_mean[:, None], mean)
-            mixed_var = mixture(var_weight, inst_var, layer_var[:, None], var)
-            return batch_coefficients(inst_mean, mixed_mean, mixed_var, weight, bias, self.eps)
+        def coefficients(inst_mean: Tensor, inst_var: Tensor) -> tuple[Tensor, Tensor]:
+            layer = pool(inst_mean.T, inst_var.T)  # over channels what BN's is over images
+            batch = find_statistics(inst_mean, inst_var, x.shape[2] * x.shape[3], self.source())
+            mean = mixture(self.mean_weight, inst_mean, layer.mean[:, None], batch.mean)
+            var = mixture(self.var_weight, inst_var, layer.var[:, None], batch.var)
+            scale = self.weight * torch.rsqrt(var + self.eps)
+            return scale, self.bias + (inst_mean - mean) * scale
 
-        parameters = self.weight, self.bias, self.mean_weight, self.var_weight
-        return normalize(x, coefficients, parameters, activation, residual, self.kernels)
+        return activate(by_moments(x, coefficients), activation, residual)
 
 
 def mixture(weights: Tensor, *moments: Tensor) -> Tensor:

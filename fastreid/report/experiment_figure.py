@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 
 from fastreid.report.experiment import Experiment
 from fastreid.report.experiment_table import GROUP, Measured, Table
-from fastreid.utils.figures import GREY, MARKERS, PALETTE, plt, save_figure, style_of_line, use_style
-from fastreid.utils.fonts import drawable
+from fastreid.utils.figures import GREY, MARKERS, PALETTE, plt, save_figure, short, style_of_line, use_style
 
 ROW_HEIGHT = 0.24  # inches for each group of a row
 
@@ -30,7 +29,7 @@ def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
     )
     for column, metric in enumerate(metrics):
         draw_rows(axes[0, column], experiment, table, metric)
-        axes[0, column].set_yticklabels([drawable(row.name) for row in experiment.rows] if column == 0 else [])
+        axes[0, column].set_yticklabels([short(row.name) for row in experiment.rows] if column == 0 else [])
         if experiment.gap:
             draw_gap(axes[1, column], experiment, table, metric)
     entries = legend_entries(axes[0, 0])
@@ -87,8 +86,8 @@ def draw_gap(axis: Axes, experiment: Experiment, table: Table, metric: str) -> N
         across, up = (table[row.name, GROUP, group, metric] for group in (first, second))
         if across.mean is None or up.mean is None:
             continue
-        style = {"fmt": style_of_line(number, MARKERS), "color": PALETTE[number % len(PALETTE)], "capsize": 3, "label": row.name}
-        axis.errorbar(across.mean, up.mean, xerr=across.std, yerr=up.std, **style)
+        style = {"fmt": style_of_line(number, MARKERS), "color": PALETTE[number % len(PALETTE)], "capsize": 3}
+        axis.errorbar(across.mean, up.mean, xerr=across.std, yerr=up.std, label=short(row.name), **style)
     ends = [min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])]
     axis.plot(ends, ends, "--", color=GREY, linewidth=1, zorder=0)
     axis.set(title=f"{metric}: {second} over {first}", xlabel=f"{first} (%)", ylabel=f"{second} (%)")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch import nn
 
@@ -16,6 +17,7 @@ from fastreid.config import CfgNode
 from fastreid.data.build import load_test_set
 from fastreid.data.decode import read_image
 from fastreid.engine.defaults import build_from_checkpoint
+from fastreid.evaluation.activation import activation_maps, overlay
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists
 from fastreid.evaluation.reid_evaluation import split_distances
@@ -70,10 +72,12 @@ class ListOptions:
 class RunLists:
     """A run's ranked lists by data set, each with its split's name; of which checkpoint; and why any are missing.
 
+    heat: where the run's model looks, by image, as of `activation_maps`; empty where it is not shown.
     measures: of the queries of each of a data set's splits, see paired.py.
     """
 
     lists: dict[str, tuple[str, list[RankedQuery]]] = field(default_factory=dict)
+    heat: dict[str, np.ndarray] = field(default_factory=dict)
     measures: dict[str, list[Measured]] = field(default_factory=dict)
     checkpoint: str = ""
     missing: list[str] = field(default_factory=list)
@@ -114,6 +118,16 @@ def run_lists(run: Run, options: ListOptions) -> RunLists:
             logger.warning(f"{run.name}: no ranked lists. {reason}")
             found.missing.append(reason)
     return found
+
+
+def add_heat(sets: Sequence[QuerySet], found: Sequence[RunLists], runs: Sequence[Run], overrides: list[str]) -> None:
+    """Compute, for all images that the page shows of each run, where its model looks."""
+    for number, (lists, run) in enumerate(zip(found, runs, strict=True)):
+        shown = [card.lists[number] for query_set in sets for card in query_set.cards if number in card.lists]
+        if shown:
+            cfg, model, _ = load_run(run, overrides)
+            paths = (image.path for query in shown for image in (query, *query.items))
+            lists.heat = activation_maps(cfg, model, paths, run.name)
 
 
 def load_run(run: Run, overrides: list[str]) -> tuple[CfgNode, nn.Module, Path]:
@@ -163,15 +177,15 @@ class Thumbnails:
         self.most_bytes, self.used, self.left_out = most_bytes, 0, 0
         self.known: dict[str, tuple[str, int, int]] = {}
 
-    def get(self, path: str) -> tuple[str, int, int] | None:
-        """Return (URI, width, height) of an image; None when there is no room left.
+    def get(self, path: str, heat: np.ndarray | None = None) -> tuple[str, int, int] | None:
+        """Return (URI, width, height) of an image, or of its map `heat` over it; None when there is no room left.
 
         Raises:
             UserError: it cannot be read.
         """
-        if path not in self.known:
+        if heat is None and path not in self.known:
             self.known[path] = encode(read_image(path))
-        uri, width, height = self.known[path]
+        uri, width, height = self.known[path] if heat is None else encode(overlay(read_image(path), heat))
         if self.used + len(uri) > self.most_bytes:
             self.left_out += 1
             return None

@@ -11,28 +11,57 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first: servers have no screen
 import seaborn as sns  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
+from matplotlib.ticker import LogFormatter  # noqa: E402
 
 from fastreid.utils.files import atomic_path  # noqa: E402
 from fastreid.utils.fonts import drawable, fallback_families  # noqa: E402
 
-__all__ = ["GREY", "MARKERS", "PALETTE", "SEQUENTIAL", "panel_grid", "plt", "save_figure", "style_of_line", "use_style"]
+__all__ = ["BLACK", "GREY", "MARKERS", "PALETTE", "SEQUENTIAL", "panel_grid", "plt", "save_figure", "short",
+           "style_of_line", "use_log_scale", "use_style"]
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color), yellow last: it is the palest on white.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
-GREY = "#BBBBBB"
+GREY, BLACK = "#BBBBBB", "#000000"
 SEQUENTIAL = "viridis"
 MARKERS = "osD^vP*X"
 DPI = 110
+LONGEST = 36  # characters of a name: more of it would take the place of what is drawn
 SIZES = {"axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9}
 
 
 def use_style() -> None:
     """Set colours, grid and font sizes of the figures that are made from now on."""
-    # Type 42: text in a PDF stays text, which can be searched and edited.
+    # Type 42: text in a PDF stays text, which can be searched and edited. No math: a name may hold dollar signs.
     fonts = {"pdf.fonttype": 42, "text.parse_math": False, "font.family": ["sans-serif", *fallback_families()]}
     sns.set_theme(style="whitegrid", palette=PALETTE, rc=SIZES | fonts)
+
+
+def use_log_scale(axis: Axes) -> None:
+    """Make the vertical axis of a panel logarithmic, with plain numbers: the usual labels need `text.parse_math`."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(PlainLogFormatter())
+    axis.yaxis.set_minor_formatter(PlainLogFormatter(labelOnlyBase=False))
+
+
+class PlainLogFormatter(LogFormatter):
+    """0.001 or 1e-05 for the powers of ten, and between them where an axis has few of them."""
+
+    def __call__(self, value: float, position: int | None = None) -> str:
+        return f"{value:g}" if super().__call__(value, position) else ""
+
+
+def short(name: str) -> str:
+    """Return a name as figures show it: of a long one the middle is left out, as names differ at both ends."""
+    pieces = [drawable(char) for char in name]  # an escaped character stays whole
+    if sum(map(len, pieces)) <= LONGEST:
+        return "".join(pieces)
+    while sum(map(len, pieces)) >= LONGEST:
+        del pieces[len(pieces) // 2]
+    middle = len(pieces) // 2
+    return "".join([*pieces[:middle], "\u2026", *pieces[middle:]])
 
 
 def style_of_line(position: int, styles: Sequence[str]) -> str:

@@ -5,10 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from matplotlib.ticker import MaxNLocator
+
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import plt, save_figure, style_of_line, use_style
+from fastreid.utils.figures import (
+    BLACK,
+    MARKERS,
+    PALETTE,
+    plt,
+    save_figure,
+    short,
+    style_of_line,
+    use_log_scale,
+    use_style,
+)
 
 Records = list[dict[str, float]]
+AVERAGE = "all_average"
 
 
 def read_metrics(path: Path) -> Records:
@@ -46,9 +59,11 @@ def plot_result(metrics: Path, output: Path) -> None:
     names = list(dict.fromkeys(name for record in records for name in record))
     draw_lines(axes[0, 0], records, [n for n in names if "/loss_" in n], "Losses")
     draw_lines(axes[0, 1], records, [n for n in ("lr", "lr_gate", "inner_ratio") if n in names], "Learning rates")
-    axes[0, 1].set_yscale("log")
+    use_log_scale(axes[0, 1])
     draw_evaluations(axes[1, 0], records, [n for n in names if n.startswith("test/")])
     draw_gates(axes[1, 1], records, [n for n in names if n.startswith("gate/")])
+    for axis in axes.flat:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     save_figure(figure, output)
 
 
@@ -58,11 +73,12 @@ def series(records: Records, name: str) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def draw_lines(axis, records: Records, names: list[str], title: str, marker: str = "") -> None:
-    """Draw one line for each name."""
+def draw_lines(axis, records: Records, names: list[str], title: str) -> None:
+    """Draw one line for each name; a single point is no line, so it is marked."""
     styles = ("-", "--", ":", "-.")
     for position, name in enumerate(names):
-        axis.plot(*series(records, name), style_of_line(position, styles), marker=marker, label=name.removeprefix("test/"))
+        xs, ys = series(records, name)
+        axis.plot(xs, ys, style_of_line(position, styles), marker="o" if len(xs) == 1 else "", label=name)
     axis.set(title=title, xlabel="iteration")
     if names:
         axis.legend(fontsize=8)
@@ -71,14 +87,22 @@ def draw_lines(axis, records: Records, names: list[str], title: str, marker: str
 
 
 def draw_evaluations(axis, records: Records, names: list[str]) -> None:
-    """Draw Rank-1 and mAP at each evaluation, and of several data sets the averages."""
-    averages = [name for name in names if "all_average" in name]
-    single = len(names) == 2 * len(averages)  # the average of one data set is that data set
-    shown = [name for name in names if not (single and name in averages)]
-    draw_lines(axis, records, shown, "Rank-1 and mAP on the test sets (%)", marker="o")
-    axis.set_ylim(0, 100)
-    if shown:
-        axis.legend(fontsize=8, ncol=2, loc="upper left")
+    """Draw Rank-1 and mAP at each evaluation, and of several data sets the averages, in black."""
+    if not names:
+        draw_lines(axis, records, [], "Rank-1 and mAP on the test sets (%)")
+        return
+    sets = list(dict.fromkeys(name.removeprefix("test/").rpartition(" ")[0] for name in names))
+    if len(sets) == 2 and AVERAGE in sets:  # the average of one data set is that data set
+        sets.remove(AVERAGE)
+    colours = [colour for colour in PALETTE if colour != BLACK]
+    for number, name in enumerate(sets):
+        colour = BLACK if name == AVERAGE else colours[number % len(colours)]
+        look = {"color": colour, "marker": style_of_line(number, MARKERS), "markersize": 5}
+        for measure, style in (("Rank-1", "-"), ("mAP", "--")):
+            label = short(name) if measure == "Rank-1" else None
+            axis.plot(*series(records, f"test/{name} {measure}"), style, label=label, **look)
+    axis.set(title="Rank-1 (solid) and mAP (dashed) on the test sets (%)", xlabel="iteration", ylim=(0, 100))
+    axis.legend(fontsize=8, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def draw_gates(axis, records: Records, names: list[str]) -> None:
@@ -90,5 +114,5 @@ def draw_gates(axis, records: Records, names: list[str]) -> None:
     for position in sorted({0, len(with_gates) // 2, len(with_gates) - 1}):
         record = with_gates[position]
         axis.plot(range(1, len(names) + 1), [record[n] for n in names], label=f"iteration {record['iteration'] + 1}")
-    axis.set(title="Average gate by layer (1: batch, 0: instance normalization)", xlabel="layer, input to output")
+    axis.set(title="Average gate by layer (1: batch, 0: instance norm.)", xlabel="layer, input to output")
     axis.legend(fontsize=8)

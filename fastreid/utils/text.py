@@ -31,8 +31,10 @@ def file_part(text: str) -> str:
 def spreadsheet_text(text: str, sign: str = "'") -> str:
     """Return a text that a spreadsheet will not take for a formula: `sign` stands before one that begins like it.
 
-    A number stays a number. The sign may be "./", which leaves a relative path the path that it is.
+    A number stays a number. The sign may be "./", which leaves a relative path the path that it is. NUL, which Python 3.10
+    writes into no CSV file, is escaped.
     """
+    text = text.replace("\0", "\\x00")
     return text if not text.startswith(FORMULA_SIGNS) or is_number(text) else sign + text
 
 

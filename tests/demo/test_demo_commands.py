@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fastreid import Predictor
+from fastreid.evaluation.pictures import FRAME, GAP, HEIGHT, MARGIN, TITLE, WIDTH
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.errors import UserError
 
@@ -175,6 +176,17 @@ def test_ranked_lists_of_a_data_set_are_drawn(command, people, tmp_path, order, 
     assert pages == [f"folder_people_split_1_{order}_00{page}.png" for page in (1, 2)]
     assert "2 of 2 ranked lists on 2 page(s)" in capsys.readouterr().out
     assert len(visualize(command, tmp_path / "fewer", *options, "--num-vis", 1)) == 1
+
+
+def test_heat_is_drawn_below_each_image(command, people, tmp_path):
+    options = ["--dataset-name", "folder:people", "--max-rank", 3]
+    [name] = visualize(command, tmp_path / "plain", *options)
+    assert visualize(command, tmp_path / "heat", *options, "--heat") == [name]
+    with Image.open(tmp_path / "plain" / name) as plain, Image.open(tmp_path / "heat" / name) as heat:
+        assert heat.height == plain.height + 2 * HEIGHT  # two queries
+        first = np.asarray(heat.convert("RGB"), dtype=float)
+        query = first[MARGIN + TITLE + GAP + TITLE + FRAME :, MARGIN + FRAME : MARGIN + FRAME + WIDTH]
+        assert np.abs(query[:HEIGHT] - query[HEIGHT : 2 * HEIGHT]).mean() > 10
 
 
 @pytest.mark.parametrize("order, expected", [("ascending", [0.1, 0.5, 0.9]), ("descending", [0.9, 0.5, 0.1])])

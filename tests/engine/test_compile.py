@@ -8,7 +8,7 @@ import torch
 
 from fastreid.engine.compile import compile_model, learning_only
 from fastreid.engine.hooks import CompilationReport
-from fastreid.layers.normalize import EAGER
+from fastreid.layers.passes import EAGER
 from fastreid.utils.errors import UserError
 
 

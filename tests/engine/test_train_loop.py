@@ -288,7 +288,7 @@ def spy_on_inner_update(trainer):
 
 def test_straight_through_clamp_has_the_gradient_of_the_identity():
     values = torch.tensor([-0.5, 0.0, 0.3, 1.0, 1.7], dtype=torch.float64, requires_grad=True)
-    out = train_loop.StraightThroughClamp.apply(values)
+    (out,) = train_loop.StraightThroughClamp.apply(values)
     torch.testing.assert_close(out.detach(), torch.tensor([0.0, 0.0, 0.3, 1.0, 1.0], dtype=torch.float64))
     cotangent = torch.arange(5.0, dtype=torch.float64)
     assert torch.equal(torch.autograd.grad(out, values, cotangent)[0], cotangent)

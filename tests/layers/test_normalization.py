@@ -109,7 +109,7 @@ def test_ibn_is_pytorchs_instance_norm_on_one_half_and_batch_norm_on_the_other(t
 def test_an_images_style_passes_the_batch_half_of_ibn_only():
     """A style is a gain and an offset of an image's channels."""
     layer = IBN(8).double()
-    layer.IN.eps = 1e-12
+    layer.BN.eps = 1e-12  # of the layer, for both parts
     x = torch.randn(4, 8, 6, 3, dtype=torch.float64)
     styled = x.clone()
     styled[0] = 3 * x[0] + 5

@@ -8,41 +8,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastreid.layers import norm_factory, normalize
-from fastreid.layers.normalize import EAGER, PASSES, RELU, RELU6, Kernels, activate, composed, moments
+from fastreid.layers import norm_factory, passes
+from fastreid.layers.coefficients import EPS, Mixture
+from fastreid.layers.moments import Source
+from fastreid.layers.normalize import composed, normalize
+from fastreid.layers.passes import EAGER, PASSES, RELU, RELU6, Kernels, activate, moments
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 WHOLE = Kernels(*PASSES)  # the passes without being cut into parts
 N, C, SHAPE = 4, 6, (4, 6, 9, 5)
 
 
-def coefficients(mean, var, weight, bias, track):
-    """Return those of a mixture of batch and instance normalization."""
-    batch_mean, batch_var = mean.mean(0), var.mean(0) + mean.var(0, correction=0)
-    batch_scale = weight * torch.rsqrt(batch_var + 1e-5)
-    scale = 0.4 * batch_scale + 0.6 * weight * torch.rsqrt(var + 1e-5)
-    return scale, bias + 0.4 * (mean - batch_mean) * batch_scale
+def pooled(like):
+    """Return a source of statistics that are the images' own."""
+    return Source(torch.zeros_like(like), torch.ones_like(like), pooled=True)
+
+
+def mixture(weight, bias, gate):
+    """Return that of two normalizations with unlike parameters."""
+    return Mixture(weight, bias, 0.5 + weight.square(), 2 * bias, gate)
 
 
 def inputs(shape=SHAPE, dtype=torch.float64, layout=torch.channels_last):
     x, residual = ((torch.randn(shape, dtype=dtype) * 3).contiguous(memory_format=layout) for _ in range(2))
-    weight, bias = torch.rand(shape[1], dtype=dtype) + 0.5, torch.randn(shape[1], dtype=dtype)
-    return [t.requires_grad_() for t in (x, residual, weight, bias)]
+    weight, gate = torch.rand(2, shape[1], dtype=dtype) + torch.tensor([[0.5], [0]], dtype=dtype)
+    return [t.requires_grad_() for t in (x, residual, weight, torch.randn(shape[1], dtype=dtype), gate)]
 
 
-def run(function, x, residual, weight, bias, activation, cotangent):
+def run(function, x, residual, parameters, activation, cotangent):
     """Return output and gradients."""
-    y = function(x, coefficients, (weight, bias), activation, residual)
-    leaves = [t for t in (x, residual, weight, bias) if t is not None]
+    y = function(x, mixture(*parameters), pooled(parameters[0]), activation, residual)
+    leaves = [t for t in (x, residual, *parameters) if t is not None]
     return [y.detach(), *torch.autograd.grad(y, leaves, cotangent)]
 
 
-def by_composition(x, coefficients, parameters, activation, residual):
-    return composed(x, coefficients, parameters, activation, residual, track=True)
-
-
-def by_parts(x, *arguments):
-    return normalize.normalize(x, *arguments, kernels=EAGER)
+def by_composition(x, mixture, source, activation, residual):
+    return composed(x, mixture, source, EPS, activation, residual)
 
 
 @pytest.mark.parametrize("memory_format", LAYOUTS)
@@ -66,39 +67,39 @@ def test_without_gradients_the_moments_are_the_same(shape, memory_format):
 def test_value_and_gradients_are_those_of_the_composition_whatever_the_parts(
     activation, has_residual, layout, part_bytes, monkeypatch
 ):
-    monkeypatch.setattr(normalize, "PART_BYTES", part_bytes)
-    x, residual, weight, bias = inputs(layout=layout)
+    monkeypatch.setattr(passes, "PART_BYTES", part_bytes)
+    x, residual, *parameters = inputs(layout=layout)
     residual = residual if has_residual else None
     cotangent = torch.randn(SHAPE, dtype=torch.float64)
-    found = run(by_parts, x, residual, weight, bias, activation, cotangent)
-    expected = run(by_composition, x, residual, weight, bias, activation, cotangent)
+    found = run(normalize, x, residual, parameters, activation, cotangent)
+    expected = run(by_composition, x, residual, parameters, activation, cotangent)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     assert all(t.is_contiguous(memory_format=layout) for t in found[:2])
     with torch.no_grad():
-        plain = normalize.normalize(x, coefficients, (weight, bias), activation, residual)
+        plain = normalize(x, mixture(*parameters), pooled(parameters[0]), activation, residual)
     torch.testing.assert_close(plain, expected[0], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("activation", [None, RELU, RELU6])
 def test_first_and_second_derivatives_by_finite_differences(activation):
-    x, residual, weight, bias = inputs((3, 2, 3, 2))
+    leaves = inputs((3, 2, 3, 2))
 
-    def function(x, residual, weight, bias):
-        return normalize.normalize(x, coefficients, (weight, bias), activation, residual)
+    def function(x, residual, *parameters):
+        return normalize(x, mixture(*parameters), pooled(parameters[0]), activation, residual)
 
-    assert torch.autograd.gradcheck(function, (x, residual, weight, bias))
-    assert torch.autograd.gradgradcheck(function, (x, residual, weight, bias))
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
 
 
 def test_a_second_derivative_counts_only_what_goes_through_the_operation():
     """A weight that is itself computed from x, as an inner update's is, must not add its own path to x's gradient."""
-    x, _, weight, bias = inputs()
+    x, _, weight, *others = inputs()
     results = []
-    for function in (by_parts, by_composition):
+    for function in (normalize, by_composition):
         made = weight * x.mean((0, 2, 3)).tanh()
-        y = function(x, coefficients, (made, bias), RELU, None)
+        y = function(x, mixture(made, *others), pooled(weight), RELU, None)
         (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        results.append((first.detach(), *torch.autograd.grad(first.square().sum(), (x, weight, bias))))
+        results.append((first.detach(), *torch.autograd.grad(first.square().sum(), (x, weight, *others))))
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
@@ -172,13 +173,13 @@ def plain_layer(kind, layer, x):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("part_bytes", [1, 2**30])
 def test_half_precision_has_statistics_in_float32(dtype, part_bytes, monkeypatch):
-    monkeypatch.setattr(normalize, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(passes, "PART_BYTES", part_bytes)
     half = torch.full((2, 3, 64, 32), 300.0).to(dtype) + torch.randn(2, 3, 64, 32).to(dtype) * 16
-    weight, bias = torch.ones(3), torch.zeros(3)
+    parameters = [values.requires_grad_() for values in (torch.ones(3), torch.zeros(3), torch.full((3,), 0.4))]
     cotangent = torch.randn(half.shape).to(dtype)
-    found = run(by_parts, half.requires_grad_(), None, weight.requires_grad_(), bias.requires_grad_(), RELU6, cotangent)
+    found = run(normalize, half.requires_grad_(), None, parameters, RELU6, cotangent)
     wide = half.detach().float().requires_grad_()
-    expected = run(by_composition, wide, None, weight, bias, RELU6, cotangent.float())
+    expected = run(by_composition, wide, None, parameters, RELU6, cotangent.float())
     assert found[0].dtype == found[1].dtype == dtype and found[2].dtype == torch.float32
     steps = torch.finfo(dtype).eps
     torch.testing.assert_close(found[0].float(), expected[0], rtol=steps, atol=steps)
@@ -188,20 +189,20 @@ def test_half_precision_has_statistics_in_float32(dtype, part_bytes, monkeypatch
 
 
 def test_no_gradient_is_computed_for_an_input_that_needs_none(monkeypatch):
-    x, _, weight, bias = inputs()
+    x, _, *parameters = inputs()
     called = []
     kernels = WHOLE._replace(input_gradient=lambda *arguments: called.append(1) or PASSES[3](*arguments))
     for needed in (True, False):
-        y = normalize.normalize(x.detach().requires_grad_(needed), coefficients, (weight, bias), kernels=kernels)
+        y = normalize(x.detach().requires_grad_(needed), mixture(*parameters), pooled(parameters[0]), kernels=kernels)
         y.sum().backward()
         assert called == [1]
 
 
 def test_only_x_and_the_output_are_kept():
-    x, _, weight, bias = inputs()
+    x, _, *parameters = inputs()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        y = normalize.normalize(x, coefficients, (weight, bias), RELU)
+        y = normalize(x, mixture(*parameters), pooled(parameters[0]), RELU)
     maps = {t.data_ptr() for t in kept if t.dim() == 4 and t.shape[2:] == SHAPE[2:]}
     assert maps == {x.data_ptr(), y.data_ptr()}
 
@@ -218,16 +219,17 @@ def test_nothing_outlives_a_step():
     gc.collect()
     gc.disable()
     try:
-        x, residual, weight, bias = inputs()
+        x, residual, *parameters = inputs()
         references = []
 
-        def watched(mean, var, weight, bias, track):
-            scale, shift = coefficients(mean, var, weight, bias, track)
-            references.extend(map(weakref.ref, (mean, scale, shift)))
-            return scale, shift
+        def watched(x):
+            found = moments(x)
+            references.extend(map(weakref.ref, found))
+            return found
 
         for backward in (True, False):
-            y = normalize.normalize(x, watched, (weight, bias), RELU, residual)
+            y = normalize(x, mixture(*parameters), pooled(parameters[0]), RELU, residual, WHOLE._replace(moments=watched))
+            references.append(weakref.ref(y))
             if backward:
                 y.sum().backward()
             del y

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fastreid.layers import IBN, norm_factory, running_statistics, running_stats, synchronize_statistics
-from fastreid.layers.normalization import BatchNorm, pool_moments, pool_moments_of_all
+from fastreid.layers.moments import pool, pool_of_all
+from fastreid.layers.normalization import BatchNorm
 
 BATCH_NORMS = ("BN", "BIN_half", "IBN", "BIN_gate1", "BIN_gate2")
 
@@ -15,9 +16,9 @@ def make_layer(name):
 
 def test_the_moments_of_all_images_are_those_of_one_process():
     mean, var = 1e4 + torch.randn(6, 5), torch.rand(6, 5)  # float32 squares of such means would cancel
-    expected = pool_moments(mean.double(), var.double())
-    *found, images = pool_moments_of_all(mean, var)
-    assert images == 6
+    expected = pool(mean.double(), var.double())
+    found = pool_of_all(mean, var)
+    assert found.images == expected.images == 6
     torch.testing.assert_close(found[0].double(), expected[0], rtol=3e-7, atol=0)
     torch.testing.assert_close(found[1].double(), expected[1], rtol=2e-3, atol=0)
 

@@ -10,7 +10,7 @@ from torch import nn
 from fastreid.config import get_cfg
 from fastreid.engine.compile import compile_model
 from fastreid.layers import IBN, BatchNorm, InstanceNorm, NonLocal, SqueezeExcitation, norm_factory, running_stats
-from fastreid.layers.normalize import EAGER
+from fastreid.layers.passes import EAGER
 from fastreid.modeling.backbones import ResNet, build_backbone, describe
 from fastreid.modeling.backbones.resnet import BasicBlock, Bottleneck
 from fastreid.utils.errors import UserError

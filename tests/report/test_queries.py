@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.report import queries
-from fastreid.report.queries import THUMBNAIL, ListOptions, RunLists, Thumbnails, query_sets, run_lists
+from fastreid.report.queries import THUMBNAIL, ListOptions, RunLists, Thumbnails, add_heat, query_sets, run_lists
 from fastreid.report.query_cards import QueryLists, queries_section
 from fastreid.report.runs import read_run
 from fastreid.utils.errors import UserError
@@ -65,6 +65,22 @@ def test_features_are_computed_once_for_each_data_set_and_run(trained, monkeypat
     assert calls == [f"{run.name}, {name}" for run in runs for name in ("folder:here", "folder:there")]
     assert [run.missing for run in lists] == [[], []] and [len(found.cards) >= 4 for found in sets] == [True, True]
     assert all(len(query.items) == 4 for found in sets for card in found.cards for query in card.lists.values())
+
+
+def test_heat_is_of_all_images_that_are_shown_by_the_run_that_shows_them(trained):
+    runs = [read_run(folder) for folder in trained]
+    lists = [run_lists(run, ListOptions(1, 2, [])) for run in runs]
+    sets = query_sets(lists, 1)
+    add_heat(sets, lists, runs, [])
+    shown = {image.path for found in sets for card in found.cards for image in (card, *card.lists[0].items)}
+    assert set(lists[0].heat) == shown
+    both = set(lists[0].heat) & set(lists[1].heat)
+    assert both and any((lists[0].heat[path] != lists[1].heat[path]).any() for path in both)
+    section = queries_section(QueryLists(sets, lists, Thumbnails(10_000_000)), ["one", "two"])
+    assert section.count("where the model looks at rank") == sum(
+        len(query.items) for found in sets for card in found.cards for query in card.lists.values()
+    )
+    assert "where one looks at" in section and "where two looks at" in section
 
 
 def test_options_are_laid_over_the_config(trained):

@@ -40,8 +40,9 @@ from torch import Tensor, nn  # noqa: E402
 
 from fastreid.config import CfgNode, get_cfg  # noqa: E402
 from fastreid.engine import SimpleTrainer, train_loop  # noqa: E402
+from fastreid.layers.coefficients import EPS  # noqa: E402
 from fastreid.layers.normalization import BatchNorm, InstanceNorm  # noqa: E402
-from fastreid.layers.normalize import activate  # noqa: E402
+from fastreid.layers.passes import activate  # noqa: E402
 from fastreid.modeling import build_model  # noqa: E402
 from fastreid.modeling.backbones.mobilenet_v2 import MobileNetV2  # noqa: E402
 from fastreid.modeling.backbones.resnet import ResNet  # noqa: E402
@@ -67,7 +68,7 @@ class PlainBatchInstanceNorm(nn.Module):
 
     def forward(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
         gate = self.gate[:, None, None]
-        instance = F.instance_norm(x, weight=self.ins_n.weight, bias=self.ins_n.bias, eps=self.ins_n.eps)
+        instance = F.instance_norm(x, weight=self.ins_n.weight, bias=self.ins_n.bias, eps=EPS)
         out = self.bat_n(x) * gate + instance * (1 - gate)
         if residual is not None:
             out = out + residual

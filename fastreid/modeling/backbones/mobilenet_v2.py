@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from fastreid.layers import IBN, AppendedInstanceNorm, InstanceNorm
+from fastreid.layers.coefficients import EPS
 from fastreid.layers.normalization import NormFactory
-from fastreid.layers.normalize import RELU6
+from fastreid.layers.passes import RELU6
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, add_styles, ibn_type, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights, torchvision_weights
@@ -40,7 +41,6 @@ STAGE_NAMES = ("layer1", *STAGES, "layer9")
 DUAL_NORM_FIRST_BATCH_STAGE = "layer7"
 RESOLUTIONS = ("layer3", "layer4", "layer6", "layer8")  # the last stage of 1/4, 1/8, 1/16 and the last resolution
 IBN_A_STAGES, IBN_B_STAGES = ("layer2", "layer3", "layer4", "layer5", "layer6"), ("layer3", "layer4")
-EPS = 1e-5  # of every normalization layer
 TORCHVISION_STEM = "features.0.0.weight"  # by which a file in torchvision's naming is told
 WHERE_FROM = (
     "put MobileNetV2 ImageNet weights of this width there, from torchreid's model zoo (mobilenetv2_x1_0, mobilenetv2_x1_4) "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastreid.layers import InstanceNorm
 from fastreid.layers.normalization import NormFactory
-from fastreid.layers.normalize import RELU
+from fastreid.layers.passes import RELU
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, add_styles, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fastreid.layers import IBN, AppendedInstanceNorm, InstanceNorm, NonLocal, SqueezeExcitation
 from fastreid.layers.normalization import NormFactory
-from fastreid.layers.normalize import RELU, activate
+from fastreid.layers.passes import RELU, activate
 from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, add_styles, ibn_type, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights, torchvision_weights
