@@ -55,8 +55,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                         help="the same, of styles from a wider range, as unseen targets have them")
     parts = ", ".join(f"{name}={value:g}" for name, value in asdict(GAP).items())
     parser.add_argument("--gap", nargs="+", metavar="PART=X", default=[],
-                        help="what the sets of --folder and --wide-folder differ in, see Gap in fastreid/data/synthetic/"
-                             f"scenes.py; {OLD_GAP}: the range of before, all in colour (default: {parts})")
+                        help="what the sets of --folder and --wide-folder differ in, see Gap in fastreid/data/"
+                             f"synthetic/scenes.py; {OLD_GAP}: the range of before, all in colour (default: {parts})")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", choices=[*SCALES, "published"], default="demo", help="number of people and images")
     size.add_argument("--ids", type=int, metavar="N", help="people per set")

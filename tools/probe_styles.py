@@ -5,8 +5,8 @@
     python tools/probe_styles.py --config-file configs/Study/real.yml --people 40 --stages layer4 \
         DATASETS.NAMES "('folder:source1', 'folder:source2')" DATASETS.TESTS "('folder:target1',)"
 
-The network is the config's backbone with batch normalization and the weights that training would start from. Domains are
-the training images of DATASETS.NAMES, and those of DATASETS.TESTS that are not among them.
+The network is the config's backbone with batch normalization and the weights that training would start from. Domains
+are the training images of DATASETS.NAMES, and those of DATASETS.TESTS that are not among them.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PLAIN = ["MODEL.NORM.TYPE_BACKBONE", "BN", "MODEL.STYLE.NAME", "", "MODEL.HEADS.
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Probe the styles of data sets for domains and people.")
-    parser.add_argument("--config-file", type=home_path, required=True, metavar="FILE", help="data sets, size, backbone")
+    parser.add_argument("--config-file", type=home_path, required=True, metavar="FILE", help="sets, size, backbone")
     parser.add_argument("--people", type=int, default=48, metavar="N", help="of each data set (default: 48)")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="of each person (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which people and images (default: 0)")

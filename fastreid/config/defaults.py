@@ -20,8 +20,8 @@ _C.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 
 _C.MODEL.BACKBONE = CN()
 # build_resnet_backbone, build_mobilenet_v2_backbone: of the size DEPTH. resnet18, resnet34, resnet50, resnet101,
-# resnet152, mobilenet_v2_1.0, mobilenet_v2_1.4, osnet_x1_0, osnet_x0_75, osnet_x0_5, osnet_x0_25, osnet_ain_x1_0: of the
-# size that the name says; DEPTH is not read.
+# resnet152, mobilenet_v2_1.0, mobilenet_v2_1.4, osnet_x1_0, osnet_x0_75, osnet_x0_5, osnet_x0_25, osnet_ain_x1_0: of
+# the size that the name says; DEPTH is not read.
 _C.MODEL.BACKBONE.NAME = "build_mobilenet_v2_backbone"
 _C.MODEL.BACKBONE.DEPTH = 14  # ResNet 18/34/50/101/152; MobileNetV2: ten times the width, 10 -> 1.0, 14 -> 1.4
 _C.MODEL.BACKBONE.LAST_STRIDE = 1
@@ -32,7 +32,8 @@ _C.MODEL.BACKBONE.WITH_SE = False  # ResNet's: squeeze-and-excitation at the end
 _C.MODEL.BACKBONE.WITH_NL = False  # ResNet's: non-local blocks after the last blocks of layer2 and layer3
 _C.MODEL.BACKBONE.CHECKPOINT = ()  # stages whose maps are computed again backward, not kept: layer1, layer2, ...
 _C.MODEL.BACKBONE.PRETRAIN = True  # start from ImageNet weights
-_C.MODEL.BACKBONE.PRETRAIN_PATH = ""  # '': torchvision's (ResNet), pretrained/mobilenetv2_<width>.pth, pretrained/osnet_..._imagenet.pth
+# '': torchvision's (ResNet), pretrained/mobilenetv2_<width>.pth, pretrained/osnet_<width>_imagenet.pth
+_C.MODEL.BACKBONE.PRETRAIN_PATH = ""
 
 _C.MODEL.NORM = CN()
 _C.MODEL.NORM.TYPE_BACKBONE = "BIN_gate2"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm, SN
@@ -45,7 +46,7 @@ _C.MODEL.NORM.LOAD_IN_AFFINE = False  # whether the instance part takes the scal
 
 _C.MODEL.STYLE = CN()  # layers between the backbone's stages that change styles, see configs/README.md
 _C.MODEL.STYLE.NAME = ""  # MixStyle, EFDMix, DSU: in training only; SNR: always; '': none
-_C.MODEL.STYLE.STAGES = ()  # that they follow: stem (ResNet), layer1, layer2, ...; (): those that the method usually has
+_C.MODEL.STYLE.STAGES = ()  # that they follow: stem (ResNet), layer1, layer2, ...; (): those that the method has
 _C.MODEL.STYLE.PROB = 0.5  # share of the forward passes in which MixStyle, EFDMix and DSU do anything
 _C.MODEL.STYLE.ALPHA = 0.1  # MixStyle, EFDMix: shares are drawn from Beta(ALPHA, ALPHA)
 _C.MODEL.STYLE.PARTNER = "random"  # MixStyle, EFDMix: whose style is mixed in, any image's; "domain": of another domain

@@ -22,7 +22,8 @@ LOOKED_AT = 20  # batches; a loss that none of them can teach is taken for one t
 SIZES_TRIED = 16  # multiples of the smallest batch
 FEATURES = 4
 FEWEST_IMAGES = 2  # of which batch statistics can be computed
-OF_IDENTITIES = ("Triplet", "Circle", "DualCausality")  # beginnings of the names of losses that compare images of an identity
+# Beginnings of the names of losses that compare images of an identity.
+OF_IDENTITIES = ("Triplet", "Circle", "DualCausality")
 # Of a loss whose values are around 1: below, a gradient is rounding.
 NO_GRADIENT = 1e-9
 

@@ -1,4 +1,4 @@
-"""How much of the domain, and of the person, a linear probe finds in an image's style: a fixed network's channel statistics.
+"""How much of the domain, and of the person, a linear probe finds in an image's style, a network's channel statistics.
 
 Instance normalization removes just that. Where drawn domains differ in style alone and people in none of it, whatever
 normalizes by image wins: the probe tells whether real domains, and people, are so.
@@ -41,7 +41,7 @@ class Probed(NamedTuple):
 
 
 class Crops(NamedTuple):
-    """Images of several domains: domains and people (N,), people being numbered over all; which are of a probe's test."""
+    """Images of several domains: domains and people (N,), people numbered over all; which are of a probe's test."""
 
     items: Items
     domains: np.ndarray
@@ -60,8 +60,8 @@ def choose_crops(sets: dict[str, Items], people: int, images: int, seed: int) ->
         eligible = [index for pid in np.unique(items.pids) if len(index := choose_images(items, pid, images, rng))]
         if len(eligible) < people:
             raise UserError(
-                f"{name}: {len(eligible)} people have {images} images or more, of two cameras or more; {people} are asked "
-                "for: lower --people or --images"
+                f"{name}: {len(eligible)} people have {images} images or more, of two cameras or more; {people} are "
+                "asked for: lower --people or --images"
             )
         for number in rng.permutation(len(eligible))[:people]:
             index = eligible[number]

@@ -1,4 +1,4 @@
-"""Normalization with coefficients of any kind, by autograd: for layers that are no mixture of BN and IN (normalize.py)."""
+"""Normalization with coefficients of any kind, by autograd: for layers that mix more than BN and IN (normalize.py)."""
 
 from __future__ import annotations
 

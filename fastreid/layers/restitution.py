@@ -1,6 +1,7 @@
 """Style normalization and restitution (SNR): instance normalization, and what of the removed style tells people apart.
 
-Jin et al., "Style Normalization and Restitution for Generalizable Person Re-Identification" (CVPR 2020, arXiv 2005.11037).
+Jin et al., "Style Normalization and Restitution for Generalizable Person Re-Identification" (CVPR 2020,
+arXiv 2005.11037).
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ class RandomStyle(StyleLayer):
 class MixStyle(RandomStyle):
     """Each image's channel means and deviations are mixed with those of another image of the batch.
 
-    x -> s * (x - mean) / std + m, where m and s are w * own + (1 - w) * the partner's, w drawn from Beta(alpha, alpha) for
-    each image. The styles are constants for the gradient.
+    x -> s * (x - mean) / std + m, where m and s are w * own + (1 - w) * the partner's, w drawn from Beta(alpha, alpha)
+    for each image. The styles are constants for the gradient.
 
     Zhou et al., "Domain Generalization with MixStyle" (ICLR 2021, arXiv 2104.02008).
 
@@ -104,8 +104,8 @@ class EFDMix(MixStyle):
     x -> x + (1 - w) * (y - x'), where y is the partner's value of x's rank among the channel's values, and x' is x as a
     constant for the gradient ("exact feature distribution mixing").
 
-    Zhang et al., "Exact Feature Distribution Matching for Arbitrary Style Transfer and Domain Generalization" (CVPR 2022,
-    arXiv 2203.07740).
+    Zhang et al., "Exact Feature Distribution Matching for Arbitrary Style Transfer and Domain Generalization" (CVPR
+    2022, arXiv 2203.07740).
     """
 
     def mix(self, x: Tensor, partners: Tensor, own: Tensor) -> Tensor:
@@ -119,8 +119,8 @@ class EFDMix(MixStyle):
 class DSU(RandomStyle):
     """Each image's channel means and deviations are moved at random, as far as they differ within the batch.
 
-    x -> s * (x - mean) / std + m, where m = mean + e * (deviation of the means over the batch), s likewise, with e standard
-    normal for each image and channel ("domain shifts with uncertainty").
+    x -> s * (x - mean) / std + m, where m = mean + e * (deviation of the means over the batch), s likewise, with e
+    standard normal for each image and channel ("domain shifts with uncertainty").
 
     Li et al., "Uncertainty Modeling for Out-of-Distribution Generalization" (ICLR 2022, arXiv 2202.03958).
 

@@ -15,10 +15,10 @@ from fastreid.layers.passes import activate
 
 
 class SwitchableNorm(BatchNorm):
-    """w * (x - m) / sqrt(v + eps) + b, with m and v sums of the IN, LN and BN ones, in softmax shares of their own ("SN").
+    """w * (x - m) / sqrt(v + eps) + b, with m and v sums of the IN, LN and BN ones in softmax shares of their own (SN).
 
-    The shares, of the means and of the variances, are those of a layer. LN's and BN's moments follow from IN's. In a test
-    the BN ones are the running ones.
+    The shares, of the means and of the variances, are those of a layer. LN's and BN's moments follow from IN's. In a
+    test the BN ones are the running ones.
     """
 
     def __init__(self, num_features: int):

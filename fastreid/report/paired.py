@@ -18,6 +18,7 @@ AVERAGE = "all_average"
 
 # Measures of the queries of one split that have a true match: (queries, 2), see `MEASURES`, in percent.
 Measured = np.ndarray
+Measures = dict[str, list[Measured]]  # of each split, by data set
 
 
 class Difference(NamedTuple):
@@ -30,15 +31,16 @@ class Difference(NamedTuple):
 
 def measured(queries: Sequence[RankedQuery]) -> Measured:
     """Return the average precision, and whether the first rank is right, of each query with a true match."""
-    valid = [query for query in queries if query.ap is not None]
-    return 100 * np.array([[query.ap, query.first_match == 1] for query in valid], dtype=float).reshape(-1, len(MEASURES))
+    values = [[query.ap, query.first_match == 1] for query in queries if query.ap is not None]
+    return 100 * np.array(values, dtype=float).reshape(-1, len(MEASURES))
 
 
 def resampled(splits: Sequence[Measured], rng: np.random.Generator, draws: int = DRAWS) -> np.ndarray:
     """Return the means of `draws` bootstrap samples, (draws, 2), of a data set's splits.
 
-    Each sample draws as many splits as there are with replacement and, in each, as many queries as it has: the mean over
-    splits of their means, as tables have it. Splits share images, which the interval therefore does not see as chance.
+    Each sample draws as many splits as there are with replacement and, in each, as many queries as it has: the mean
+    over splits of their means, as tables have it. Splits share images, which
+    the interval does not allow for.
     """
     chosen = rng.integers(0, len(splits), (draws, len(splits)))
     means = np.empty((*chosen.shape, len(MEASURES)))
@@ -51,19 +53,19 @@ def resampled(splits: Sequence[Measured], rng: np.random.Generator, draws: int =
     return means.mean(1)
 
 
-def differences(first: dict[str, list[Measured]], other: dict[str, list[Measured]], draws: int = DRAWS) -> dict[str, Difference]:
+def differences(first: Measures, other: Measures, draws: int = DRAWS) -> dict[str, Difference]:
     """Return by data set, and for the average of several, how much better the other run is than the first.
 
     Args:
-        first, other: each split's measures by data set, of the same queries in the same order; what only one of them has
-            is left out, and so are data sets of other queries.
+        first, other: of the same queries in the same order; what only one of them has is left out, and so are data sets
+            of other queries.
     """
     rng, means, samples = np.random.default_rng(SEED), [], []
     found = {}
     for name in first:
         pairs = list(zip(first[name], other.get(name, ())))
-        same = len(first[name]) == len(pairs) == len(other.get(name, ())) and all(a.shape == b.shape and len(a) for a, b in pairs)
-        if same and pairs:
+        complete = 0 < len(first[name]) == len(other.get(name, ()))
+        if complete and all(a.shape == b.shape and len(a) for a, b in pairs):
             splits = [b - a for a, b in pairs]
             means.append(np.mean([split.mean(0) for split in splits], axis=0))
             samples.append(resampled(splits, rng, draws))
@@ -79,7 +81,7 @@ def interval(mean: np.ndarray, samples: np.ndarray) -> Difference:
     return Difference(mean, *np.percentile(samples, (outside, 100 - outside), axis=0))
 
 
-def differences_section(runs: Sequence[dict[str, list[Measured]]], names: Sequence[str]) -> str:
+def differences_section(runs: Sequence[Measures], names: Sequence[str]) -> str:
     """Return the table of the differences of all runs from the first that has measures; '' where there are not two."""
     usable = [number for number, run in enumerate(runs) if run]
     if len(usable) < 2:
@@ -96,8 +98,8 @@ def differences_section(runs: Sequence[dict[str, list[Measured]]], names: Sequen
                 rows.append(f'<tr data-run="{number}"><th scope="row">{label}</th>{cells}</tr>')
         bodies.append(element("tbody", {"class": "group", "data-set": data_set}, "".join(rows)))
     note = (
-        f"Less {text(names[base])}, on the same queries of all splits: percentage points, and the {LEVEL} % interval of "
-        f"{DRAWS:,} bootstrap samples of splits and queries. Bold: 0 is outside. Training again may differ by more than that."
+        f"Less {text(names[base])}, on the same queries of all splits: percentage points, and the {LEVEL} % interval "
+        f"of {DRAWS:,} bootstrap samples of splits and queries. Bold: 0 is outside. Training again may differ by more."
     )
     header = [f'<th scope="col">{name}</th>' for name in ("Data set", *MEASURES)]
     return f'<p class="note">{note}</p>{table(header, bodies, "Differences between runs")}'

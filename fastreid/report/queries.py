@@ -107,10 +107,10 @@ def run_lists(run: Run, options: ListOptions) -> RunLists:
         try:
             test_set = load_test_set(name)
             features = extract_features(cfg, model, test_set.items, f"{run.name}, {name}")
-            ranked = [
-                ranked_lists(split_distances(cfg, features, split), test_set.items, split, options.top_k if k == 0 else 1)
-                for k, split in enumerate(test_set.splits)
-            ]
+            ranked = []
+            for split in test_set.splits:  # of which the first one's lists are shown
+                distances, length = split_distances(cfg, features, split), 1 if ranked else options.top_k
+                ranked.append(ranked_lists(distances, test_set.items, split, length))
             found.lists[name] = test_set.splits[0].name, ranked[0]
             found.measures[name] = [measured(queries) for queries in ranked]
         except UserError as error:

@@ -1,4 +1,4 @@
-"""Every file of configs/Ablation, configs/Method and configs/Protocol trains for two iterations and is tested, on drawn people.
+"""Every file of configs/Ablation, Method and Protocol trains for two iterations and is tested, on drawn people.
 
 Files are found by themselves. Only sizes are overridden: not the data sets, losses, normalization or meta-learning.
 """

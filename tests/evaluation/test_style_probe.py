@@ -49,7 +49,8 @@ def test_probes_find_what_is_there_and_nothing_else():
 
 def test_a_style_is_means_and_deviations():
     maps = torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]])
-    torch.testing.assert_close(style(maps), torch.tensor([[2.0, 5.0, 0.0, 0.5 * np.log(1e-5)]]).float(), rtol=1e-4, atol=1e-4)
+    expected = torch.tensor([[2.0, 5.0, 0.0, 0.5 * np.log(1e-5)]]).float()
+    torch.testing.assert_close(style(maps), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_people_have_images_of_several_cameras_in_turn():
@@ -66,7 +67,7 @@ def test_people_have_images_of_several_cameras_in_turn():
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    """tools/probe_styles.py as a function of words, on two domains of unlike brightness; people are squares of a colour."""
+    """tools/probe_styles.py as a function of words, on two domains of unlike brightness; people are colours."""
     rng = np.random.default_rng(0)
     for name, light in (("a", 20), ("b", 170)):
         (tmp_path / "data" / name / "train").mkdir(parents=True)
@@ -89,7 +90,8 @@ def tool(tmp_path, monkeypatch):
 def test_the_command_prints_a_row_for_each_stage(tool, capsys):
     tool("--people", "4", "--stages", "layer2")
     lines = capsys.readouterr().out.splitlines()
-    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines if line[0] == "|"}
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[0] == "|"]
+    rows = {name: values for name, *values in cells}
     assert list(rows)[2:] == ["layer2", "test feature", "(chance)"] and rows["(chance)"][:2] == ["50.0", "25.0"]
     assert rows["layer2"][0] == "100.0", "domains differ in brightness, which a channel's mean shows"
     assert float(rows["layer2"][2]) > 20

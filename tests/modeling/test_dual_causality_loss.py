@@ -17,7 +17,7 @@ def softplus(value):
 
 
 def test_by_hand():
-    """Two images of one person and one of another; the distances are those of opposite, equal and right-angled vectors."""
+    """Two images of one person and one of another; their vectors are equal, opposite or at right angles."""
     right, up, left = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
     kinds = [[right, right, right], [right, right, left], [right, up, up]]
     restituted = tuple(torch.tensor(rows, dtype=torch.float64) for rows in kinds)
@@ -27,7 +27,8 @@ def test_by_hand():
     negative = (2 * softplus(-1) + softplus(0.5) + softplus(0)) / 2
     found = dual_causality_loss([restituted], targets, [0.3])
     assert found.item() == pytest.approx(0.3 * (positive + negative), rel=1e-9)
-    assert dual_causality_loss([restituted] * 2, targets, [0.3, 0.7]).item() == pytest.approx(positive + negative, rel=1e-9)
+    found = dual_causality_loss([restituted] * 2, targets, [0.3, 0.7])
+    assert found.item() == pytest.approx(positive + negative, rel=1e-9)
 
 
 def test_the_mean_over_pairs_is_the_papers_over_triplets():
@@ -71,10 +72,11 @@ def test_options():
     stages = ["MODEL.STYLE.NAME", "SNR", "MODEL.STYLE.STAGES", "('layer1', 'layer2')"]
     weights = [*stages, "MODEL.LOSSES.SNR.WEIGHTS", "[1.0, 2.0]"]
     targets = torch.tensor([0, 0, 1, 1])
-    once, twice = (build(*weights, "MODEL.LOSSES.SNR.SCALE", s)(outputs, targets, targets)["loss_snr"] for s in ("1.0", "2.0"))
+    scaled = [build(*weights, "MODEL.LOSSES.SNR.SCALE", scale) for scale in ("1.0", "2.0")]
+    once, twice = (losses(outputs, targets, targets)["loss_snr"] for losses in scaled)
     torch.testing.assert_close(once, dual_causality_loss([kinds], targets, [3.0]))
     torch.testing.assert_close(twice, 2 * once)
-    with pytest.raises(UserError, match=r"DualCausalityLoss is about SNR's layers: set MODEL.STYLE.NAME SNR \(found ''\)"):
+    with pytest.raises(UserError, match=r"is about SNR's layers: set MODEL.STYLE.NAME SNR \(found ''\)"):
         build()
     with pytest.raises(UserError, match="WEIGHTS must be 2 numbers, one for each SNR layer; found 4"):
         build(*stages)

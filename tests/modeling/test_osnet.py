@@ -42,8 +42,8 @@ def authors_tensors(channels, ain):
                 for k in range(number + 1):
                     part = f"conv2.{number}.layers.{k}" if ain else f"conv2{letter}" + (f".{k}" if number else "")
                     light(f"{name}.{part}", hidden)
-            shapes[f"{name}.gate.fc1.weight"], shapes[f"{name}.gate.fc1.bias"] = (hidden // 16, hidden, 1, 1), (hidden // 16,)
-            shapes[f"{name}.gate.fc2.weight"], shapes[f"{name}.gate.fc2.bias"] = (hidden, hidden // 16, 1, 1), (hidden,)
+            for fc, sizes in (("fc1", (hidden // 16, hidden)), ("fc2", (hidden, hidden // 16))):
+                shapes[f"{name}.gate.{fc}.weight"], shapes[f"{name}.gate.{fc}.bias"] = (*sizes, 1, 1), sizes[:1]
             if ain and with_in[index]:
                 shapes[f"{name}.conv3.conv.weight"] = (c_out, hidden, 1, 1)
                 norm(f"{name}.IN", c_out, instance=True)
@@ -63,8 +63,8 @@ VARIANTS["osnet_ain_x1_0"] = (WIDTHS["x1_0"], True)
 
 def build(name, *options, norm="BN"):
     cfg = get_cfg()
-    cfg.merge_from_list(["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.PRETRAIN", "False", "MODEL.NORM.TYPE_BACKBONE", norm])
-    cfg.merge_from_list([str(word) for word in options])
+    cfg.merge_from_list(["MODEL.BACKBONE.NAME", name, "MODEL.NORM.TYPE_BACKBONE", norm])
+    cfg.merge_from_list(["MODEL.BACKBONE.PRETRAIN", "False", *map(str, options)])
     return build_backbone(cfg)
 
 
@@ -72,7 +72,7 @@ def write_file(path, name, prefix=""):
     """Write a file of the authors' form with random numbers, their two last layers too."""
     shapes = authors_tensors(*VARIANTS[name])
     tensors = {key: torch.rand(shape) + 0.5 if shape else torch.tensor(7) for key, shape in shapes.items()}
-    rest = {"fc.0.weight": torch.rand(512, 4), "fc.1.running_mean": torch.rand(512), "classifier.bias": torch.rand(1000)}
+    rest = {"fc.0.weight": torch.rand(512, 4), "fc.1.running_mean": torch.rand(512), "classifier.bias": torch.rand(9)}
     torch.save({prefix + key: value for key, value in (tensors | rest).items()}, path)
     return tensors
 
@@ -149,7 +149,8 @@ def test_which_layers_have_a_choice():
     assert fixed == {"conv1.bn", "conv2.0.IN", "conv2.1.IN", "conv3.1.IN", "conv4.0.IN"}
     assert kinds["conv4.1.conv3.bn"] is kinds["pool2.0.bn"] is BatchInstanceNorm
     kinds = {name.partition(".")[0]: type(module) for name, module in dual.named_modules() if name.endswith("bn")}
-    assert kinds == dict.fromkeys(("conv1", "conv2", "conv3"), InstanceNorm) | dict.fromkeys(("conv4", "conv5"), BatchNorm)
+    early, late = ("conv1", "conv2", "conv3"), ("conv4", "conv5")
+    assert kinds == dict.fromkeys(early, InstanceNorm) | dict.fromkeys(late, BatchNorm)
 
 
 def test_stages_are_computed_again_with_the_same_numbers():
@@ -169,7 +170,7 @@ def test_stages_are_computed_again_with_the_same_numbers():
         (["MODEL.BACKBONE.WITH_IBN", "True"], "WITH_IBN is no option of OSNet: set it to False with osnet_x0_25"),
         (["MODEL.BACKBONE.LAST_STRIDE", "2"], "LAST_STRIDE must be 1 with osnet_x0_25"),
         (["MODEL.BACKBONE.CHECKPOINT", "layer1"], "CHECKPOINT must name stages out of conv1, .*'layer1'"),
-        (["MODEL.BACKBONE.PRETRAIN", "True"], "no pre-trained weights at pretrained/osnet_x0_25_imagenet.pth: put torchreid's"),
+        (["MODEL.BACKBONE.PRETRAIN", "True"], "no pre-trained weights at pretrained/osnet_x0_25_imagenet.pth: put"),
     ],
 )
 def test_what_it_does_not_have_is_one_clear_line(options, message):

@@ -14,7 +14,8 @@ def made(rng, better, queries=400, splits=1):
 
 
 def test_measures_are_of_the_queries_with_a_match():
-    queries = [RankedQuery("a", 1, 1, 0.5, 2, []), RankedQuery("b", 1, 1, None, None, []), RankedQuery("c", 2, 1, 1.0, 1, [])]
+    found = (("a", 0.5, 2), ("b", None, None), ("c", 1.0, 1))
+    queries = [RankedQuery(path, 1, 1, precision, rank, []) for path, precision, rank in found]
     assert measured(queries).tolist() == [[50.0, 0.0], [100.0, 100.0]]
     assert measured(queries[1:2]).shape == (0, 2)
 
@@ -48,8 +49,9 @@ def test_splits_are_drawn_too():
 def test_the_average_is_of_the_data_sets_and_what_is_not_comparable_is_left_out():
     rng = np.random.default_rng(3)
     small, large = made(rng, better=8, queries=20, splits=3), made(rng, better=0, queries=500)
-    first = {"small": small[0], "large": large[0], "other": [np.zeros((5, 2))], "gone": [np.zeros((5, 2))], "none": [np.zeros((0, 2))]}
-    second = {"small": small[1], "large": large[1], "other": [np.zeros((6, 2))], "none": [np.zeros((0, 2))]}
+    five, six, none = ([np.zeros((number, 2))] for number in (5, 6, 0))
+    first = {"small": small[0], "large": large[0], "other": five, "gone": five, "none": none}
+    second = {"small": small[1], "large": large[1], "other": six, "none": none}
     found = differences(first, second)
     assert list(found) == ["small", "large", AVERAGE]
     np.testing.assert_allclose(found[AVERAGE].mean, (found["small"].mean + found["large"].mean) / 2)

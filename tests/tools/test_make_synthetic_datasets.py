@@ -169,7 +169,8 @@ def test_the_old_range_is_what_it_was_and_no_gap_is_the_middle_of_the_sources():
         middle = style_of(5, domain, Gap(*[0.0] * len(asdict(WIDEST))))
         assert middle.tint == (1, 1, 1) and (middle.haze, middle.resolution, middle.quality) == (0, 1, 85)
         assert set(middle.places) <= {"plaza", "grass", "street", "road", "corridor", "hall"}
-    widths = [np.std([np.log(style_of(5, f"{WIDE}set{k}", Gap(colour=c)).tint) for k in range(30)]) for c in (0.5, 1, 2)]
+    gaps = [Gap(colour=share) for share in (0.5, 1, 2)]
+    widths = [np.std([np.log(style_of(5, f"{WIDE}set{k}", gap).tint) for k in range(30)]) for gap in gaps]
     assert widths[1] == pytest.approx(2 * widths[0]) and widths[2] == pytest.approx(2 * widths[1])
 
 
@@ -189,7 +190,8 @@ def test_the_gap_is_read_and_noted_where_it_changes_images(tmp_path, capsys):
     assert tool.read_gap([]) == GAP and tool.read_gap(["old"]) == WIDEST
     assert tool.read_gap(["old", "colour=0.25", "vividness=2"]) == replace(WIDEST, colour=0.25, vividness=2.0)
     for words, message in ((["colours=1"], "--gap colours=1: expected old, or PART=X with a part out of colour, "),
-                           (["colour"], "PART=X"), (["colour=-1"], "a number from 0 on"), (["light=x"], "a number from 0 on"),
+                           (["colour"], "PART=X"), (["colour=-1"], "a number from 0 on"),
+                           (["light=x"], "a number from 0 on"),
                            (["background=1.5"], "of background at most 1")):
         assert draw(tmp_path, "--scale", "tiny", "--folder", "mine", "--gap", *words) == 2
         assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

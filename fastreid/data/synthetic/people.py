@@ -104,7 +104,7 @@ class Look:
 
 
 def make_look(rng: np.random.Generator, summer: float, wardrobe: Wardrobe = WARDROBE, vividness: float = 1.0) -> Look:
-    """Draw a look; `summer` in 0..1 is how often clothes are short, `vividness` how far their colours are from one grey."""
+    """Draw a look; `summer` in 0..1 is how often clothes are short, `vividness` how far their colours are from grey."""
     uppers, lowers = wardrobe
     worn = {"vividness": vividness}
     warm = rng.random() < summer

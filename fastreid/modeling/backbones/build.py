@@ -61,9 +61,9 @@ def add_styles(backbone: nn.Module, cfg: CfgNode, first: str, resolutions: Seque
     """Put the layers that `MODEL.STYLE` asks for into `backbone.styles`, by the stage that they follow.
 
     Args:
-        backbone: with `widths`, the channels after each stage. first: the first stage. resolutions: the last stage of each
-            resolution, from a quarter of the image's on; where `STAGES` names none, MixStyle and EFDMix follow the first
-            two of them, SNR all, DSU all and the first stage.
+        backbone: with `widths`, the channels after each stage. first: the first stage. resolutions: the last stage of
+            each resolution, from a quarter of the image's on; where `STAGES` names none, MixStyle and EFDMix follow the
+            first two of them, SNR all, DSU all and the first stage.
 
     Raises:
         UserError: an option has no such value, or the backbone no such stage.
@@ -83,7 +83,8 @@ def add_styles(backbone: nn.Module, cfg: CfgNode, first: str, resolutions: Seque
         raise UserError(f"MODEL.STYLE.PROB must be in [0, 1] and ALPHA above 0; found {node.PROB} and {node.ALPHA}")
     unknown = [name for name in node.STAGES if name not in backbone.widths]
     if unknown:
-        raise UserError(f"MODEL.STYLE.STAGES must name stages out of {', '.join(backbone.widths)}; found {unknown[0]!r}")
+        known = ", ".join(backbone.widths)
+        raise UserError(f"MODEL.STYLE.STAGES must name stages out of {known}; found {unknown[0]!r}")
     if node.NAME:
         usual, layer = methods[node.NAME]
         for name in node.STAGES or usual:

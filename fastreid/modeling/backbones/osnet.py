@@ -1,8 +1,10 @@
-"""OSNet, Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification" (ICCV 2019, arXiv 1905.00953), and OSNet-AIN,
-"Learning Generalisable Omni-Scale Representations for Person Re-Identification" (TPAMI 2021, arXiv 1910.06827).
+"""OSNet and OSNet-AIN, networks for re-identification with features of several scales at once.
 
-Tensors have the names and shapes of the authors' files. The network ends before their fully connected layer, as the head
-here has none; `fc` and `classifier` of a file are not used. Where the authors have BN, `MODEL.NORM.TYPE_BACKBONE` chooses;
+Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification" (ICCV 2019, arXiv 1905.00953) and "Learning
+Generalisable Omni-Scale Representations for Person Re-Identification" (TPAMI 2021, arXiv 1910.06827).
+
+Tensors have the names and shapes of the authors' files. The network ends before their fully connected layer, as the
+head here has none; `fc` and `classifier` of a file are not used. Where they have BN `MODEL.NORM.TYPE_BACKBONE` chooses;
 OSNet-AIN's own IN, where their search put it, stays. Which stages are IN in DualNorm is our choice.
 """
 
@@ -40,7 +42,9 @@ OTHER_OPTIONS = ("WITH_IBN", "WITH_SE", "WITH_NL")
 class ConvNorm(nn.Module):
     """Convolution without bias, normalization, ReLU unless `linear`."""
 
-    def __init__(self, norm: NormFactory, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, linear: bool = False):
+    def __init__(
+        self, norm: NormFactory, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, linear: bool = False
+    ):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=False)
         self.bn = norm(c_out)
@@ -75,7 +79,7 @@ class Stream(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """x -> x * s, with s in (0, 1) for each image and channel; all streams of a block share it, so that scales compete."""
+    """x -> x * s, with s in (0, 1) for each image and channel; all streams of a block share it, so scales compete."""
 
     def __init__(self, channels: int):
         super().__init__()

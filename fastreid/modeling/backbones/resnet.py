@@ -1,7 +1,7 @@
 """ResNet, He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv 1512.03385).
 
 torchvision's names and strides, except that a shortcut's layers are called `downsample.conv` and `downsample.bn` and
-that the last stage's stride is an option. Further options: IBN-a and IBN-b, squeeze-and-excitation and non-local blocks,
+that the last stage's stride is an option. Further options: IBN-a and IBN-b, squeeze-and-excitation, non-local blocks,
 see fastreid/layers/ for the papers.
 
 DualNorm (Jia et al., "Frustratingly Easy Person Re-Identification", BMVC 2019: IN early, BN late) is IN up to layer3,

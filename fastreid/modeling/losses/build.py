@@ -73,13 +73,17 @@ def gather_features(features: Tensor | tuple, counts: list[int]) -> Tensor | tup
 
 
 def check_restitution(cfg) -> None:
-    """Raise UserError if the model has no SNR layers for the dual causality loss, or another number than its weights."""
+    """Raise UserError if the model has no SNR layers for the dual causality loss, or not as many as weights."""
     style, weights = cfg.MODEL.STYLE, cfg.MODEL.LOSSES.SNR.WEIGHTS
     if style.NAME != "SNR":
-        raise UserError(f"DualCausalityLoss is about SNR's layers: set MODEL.STYLE.NAME SNR (found {style.NAME!r}), or leave it out")
+        raise UserError(
+            f"DualCausalityLoss is about SNR's layers: set MODEL.STYLE.NAME SNR (found {style.NAME!r}), or leave it out"
+        )
     stages = len(style.STAGES) or 4
     if len(weights) != stages:
-        raise UserError(f"MODEL.LOSSES.SNR.WEIGHTS must be {stages} numbers, one for each SNR layer; found {len(weights)}")
+        raise UserError(
+            f"MODEL.LOSSES.SNR.WEIGHTS must be {stages} numbers, one for each SNR layer; found {len(weights)}"
+        )
 
 
 def loss_functions(node) -> dict[str, Loss]:

@@ -16,8 +16,8 @@ from .pairwise import cosine_distances, full_precision, same_value
 def dual_causality_loss(restituted: Sequence[Restituted], targets: Tensor, weights: Iterable[float]) -> Tensor:
     """Return the sum over SNR's layers of each one's weight times its clarification and destruction losses.
 
-    With d = (1 - cosine similarity) / 2 between the mean features of two images, normalized (n), with the relevant part of
-    the style (r) and with the rest of it (i), each layer has
+    With d = (1 - cosine similarity) / 2 between the mean features of two images, normalized (n), with the relevant part
+    of the style (r) and with the rest of it (i), each layer has
 
         softplus(d_r - d_n) + softplus(d_n - d_i) over the pairs of one person,
         softplus(d_n - d_r) + softplus(d_i - d_n) over the pairs of two.
@@ -32,7 +32,8 @@ def dual_causality_loss(restituted: Sequence[Restituted], targets: Tensor, weigh
     same = same_value(targets)
     others = ~torch.eye(len(targets), dtype=torch.bool, device=targets.device)
     pairs = same & others, ~same
-    return sum(weight * layer_loss(torch.cat(kinds, 1), *pairs) for weight, kinds in zip(weights, restituted, strict=True))
+    layers = zip(weights, restituted, strict=True)
+    return sum(weight * layer_loss(torch.cat(kinds, 1), *pairs) for weight, kinds in layers)
 
 
 @full_precision
