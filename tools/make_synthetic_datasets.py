@@ -18,7 +18,7 @@ import multiprocessing
 import re
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,11 +33,12 @@ from fastreid.utils.machine import num_cores  # noqa: E402
 from fastreid.data.synthetic.layouts import (  # noqa: E402
     MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
 from fastreid.data.synthetic.raw import NUM_VIEWS, RAW_FILES, pack  # noqa: E402
-from fastreid.data.synthetic.scenes import WIDE, Shot, save_shot  # noqa: E402
+from fastreid.data.synthetic.scenes import GAP, WIDE, WIDEST, Gap, Shot, save_shot  # noqa: E402
 
 MARKER = ".made_by_make_synthetic_datasets.json"
 DRAWING_VERSION = 1  # to be raised when the same options give other bytes
 MIN_SIZE = (32, 16)
+OLD_GAP = "old"
 STAGING = ".drawn"  # where images wait in a set's folder to be packed into the publishers' files
 
 
@@ -52,6 +53,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
                                                                                   "styles like the sources'")
     parser.add_argument("--wide-folder", nargs="+", metavar="NAME", default=[],
                         help="the same, of styles from a wider range, as unseen targets have them")
+    parts = ", ".join(f"{name}={value:g}" for name, value in asdict(GAP).items())
+    parser.add_argument("--gap", nargs="+", metavar="PART=X", default=[],
+                        help="what the sets of --folder and --wide-folder differ in, see Gap in fastreid/data/"
+                             f"synthetic/scenes.py; {OLD_GAP}: the range of before, all in colour (default: {parts})")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", choices=[*SCALES, "published"], default="demo", help="number of people and images")
     size.add_argument("--ids", type=int, metavar="N", help="people per set")
@@ -72,6 +77,30 @@ def checked_size(text: str) -> tuple[int, int]:
         raise UserError(f"--size {text}: expected height x width in pixels, such as 128x64, at least "
                         f"{MIN_SIZE[0]}x{MIN_SIZE[1]}")
     return int(match[1]), int(match[2])
+
+
+def read_gap(words: list[str]) -> Gap:
+    """The parts of --gap over the default, or over the range of before; raises UserError."""
+    gap = GAP
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == OLD_GAP:
+            gap = WIDEST
+        elif not equals or name not in asdict(GAP):
+            raise UserError(f"--gap {word}: expected {OLD_GAP}, or PART=X with a part out of {', '.join(asdict(GAP))}")
+        elif not re.fullmatch(r"\d+(\.\d*)?", value) or name == "background" and float(value) > 1:
+            raise UserError(f"--gap {word}: expected a number from 0 on, of background at most 1")
+        else:
+            gap = replace(gap, **{name: float(value)})
+    return gap
+
+
+def gap_note(domain: str, gap: Gap) -> dict:
+    """What of --gap a set's marker has to say: nothing where its images are those of before."""
+    of_all = ("wardrobe", "vividness", "light")
+    parts = {name: value for name, value in asdict(gap).items() if domain.startswith(WIDE) or name in of_all}
+    is_own = domain not in PLANS and parts != {name: asdict(WIDEST)[name] for name in parts}
+    return {"gap": parts} if is_own else {}
 
 
 def make_plans(args: argparse.Namespace) -> list[tuple[Plan, dict[str, int]]]:
@@ -156,11 +185,11 @@ def pack_staged(plan: Plan, folder: Path, seed: int) -> None:
         shutil.rmtree(drawn)
 
 
-def draw(root: Path, shots: list[Shot], seed: int, size: tuple[int, int], workers: int) -> None:
+def draw(root: Path, shots: list[Shot], seed: int, size: tuple[int, int], workers: int, gap: Gap) -> None:
     """Make all images, with a progress bar."""
     for folder in sorted({(root / shot.path).parent for shot in shots}):
         folder.mkdir(parents=True, exist_ok=True)
-    job = partial(save_shot, root, seed=seed, size=size)
+    job = partial(save_shot, root, seed=seed, size=size, gap=gap)
     with tqdm(total=len(shots), unit="image", desc="drawing", disable=None) as bar:
         if workers == 1:
             for shot in shots:
@@ -182,10 +211,11 @@ def summary(rows: list[tuple]) -> str:
 
 def run(args: argparse.Namespace) -> str:
     """Plan, check, draw; returns the summary. Raises UserError before anything is written, or if writing fails."""
-    size, planned = checked_size(args.size), make_plans(args)
+    size, planned, gap = checked_size(args.size), make_plans(args), read_gap(args.gap)
     options = [{"version": DRAWING_VERSION, "seed": args.seed, "size": args.size, "counts": counts}
                | ({"raw": True} if args.raw and plan.domain in RAW_FILES else {})
-               | ({"wide": True} if plan.domain.startswith(WIDE) else {}) for plan, counts in planned]
+               | ({"wide": True} if plan.domain.startswith(WIDE) else {}) | gap_note(plan.domain, gap)
+               for plan, counts in planned]
     folders = [args.root / plan.folder for plan, _ in planned]
     stale = [must_be_replaced(folder, mine, args.overwrite) for folder, mine in zip(folders, options, strict=True)]
     rows, todo = [], []
@@ -204,7 +234,7 @@ def run(args: argparse.Namespace) -> str:
             people = {shot.identity for shot in plan.shots if shot.identity < NOBODY}
             cameras = {shot.camera for shot in plan.shots}
             rows.append((plan.domain.removeprefix(WIDE), folder, len(plan.shots), len(people), len(cameras), len(missing)))
-        draw(args.root, todo, args.seed, size, args.workers)
+        draw(args.root, todo, args.seed, size, args.workers, gap)
         for (plan, _), folder, mine in zip(planned, folders, options, strict=True):
             if "raw" in mine:
                 pack_staged(plan, folder, args.seed)

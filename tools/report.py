@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Write one self-contained page about one run or several: tables, curves, gates, configs, worst and best queries.
 
+Of several runs, each query has its list by each of them, and their differences on the same queries have intervals.
+
     python tools/report.py logs/Sample/DG-mobilenet
     python tools/report.py logs/first logs/second --output compared.html --queries 10 --opts MODEL.DEVICE cpu
 """

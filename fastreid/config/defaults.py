@@ -20,25 +20,36 @@ _C.MODEL.PIXEL_STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 
 _C.MODEL.BACKBONE = CN()
 # build_resnet_backbone, build_mobilenet_v2_backbone: of the size DEPTH. resnet18, resnet34, resnet50, resnet101,
-# resnet152, mobilenet_v2_1.0, mobilenet_v2_1.4: of the size that the name says; DEPTH is not read.
+# resnet152, mobilenet_v2_1.0, mobilenet_v2_1.4, osnet_x1_0, osnet_x0_75, osnet_x0_5, osnet_x0_25, osnet_ain_x1_0: of
+# the size that the name says; DEPTH is not read.
 _C.MODEL.BACKBONE.NAME = "build_mobilenet_v2_backbone"
 _C.MODEL.BACKBONE.DEPTH = 14  # ResNet 18/34/50/101/152; MobileNetV2: ten times the width, 10 -> 1.0, 14 -> 1.4
 _C.MODEL.BACKBONE.LAST_STRIDE = 1
-_C.MODEL.BACKBONE.WITH_IBN = False  # ResNet's: IBN-a, half IN, as the first normalization of layer1..layer3's blocks
+_C.MODEL.BACKBONE.WITH_IBN = False  # IBN-Net: some IN beside the chosen normalization, see IBN_TYPE
+# a: half IN, half BN as the first normalization of the blocks of early stages; b: IN in the stem, and after two of them
+_C.MODEL.BACKBONE.IBN_TYPE = "a"
 _C.MODEL.BACKBONE.WITH_SE = False  # ResNet's: squeeze-and-excitation at the end of each block
 _C.MODEL.BACKBONE.WITH_NL = False  # ResNet's: non-local blocks after the last blocks of layer2 and layer3
 _C.MODEL.BACKBONE.CHECKPOINT = ()  # stages whose maps are computed again backward, not kept: layer1, layer2, ...
 _C.MODEL.BACKBONE.PRETRAIN = True  # start from ImageNet weights
-_C.MODEL.BACKBONE.PRETRAIN_PATH = ""  # '': torchvision's (ResNet), pretrained/mobilenetv2_<width>.pth (MobileNetV2)
+# '': torchvision's (ResNet), pretrained/mobilenetv2_<width>.pth, pretrained/osnet_<width>_imagenet.pth
+_C.MODEL.BACKBONE.PRETRAIN_PATH = ""
 
 _C.MODEL.NORM = CN()
-_C.MODEL.NORM.TYPE_BACKBONE = "BIN_gate2"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm
+_C.MODEL.NORM.TYPE_BACKBONE = "BIN_gate2"  # BN, IN, BIN_half, BIN_gate1, BIN_gate2 (MetaBIN), DualNorm, SN
 _C.MODEL.NORM.BIN_INIT = "one"  # first value of the gates: one (all BN), zero (all IN), half, random
 _C.MODEL.NORM.IN_FC_MULTIPLY = 0.0  # what IN multiplies 1x1 maps with, which have no statistics of their own
 _C.MODEL.NORM.SYNC = False  # batch statistics over all processes instead of each process's own
 _C.MODEL.NORM.LOAD_BN_AFFINE = True  # what the batch part takes from pre-trained weights
 _C.MODEL.NORM.LOAD_BN_RUNNING = True
 _C.MODEL.NORM.LOAD_IN_AFFINE = False  # whether the instance part takes the scale and shift of pre-trained BN
+
+_C.MODEL.STYLE = CN()  # layers between the backbone's stages that change styles, see configs/README.md
+_C.MODEL.STYLE.NAME = ""  # MixStyle, EFDMix, DSU: in training only; SNR: always; '': none
+_C.MODEL.STYLE.STAGES = ()  # that they follow: stem (ResNet), layer1, layer2, ...; (): those that the method has
+_C.MODEL.STYLE.PROB = 0.5  # share of the forward passes in which MixStyle, EFDMix and DSU do anything
+_C.MODEL.STYLE.ALPHA = 0.1  # MixStyle, EFDMix: shares are drawn from Beta(ALPHA, ALPHA)
+_C.MODEL.STYLE.PARTNER = "random"  # MixStyle, EFDMix: whose style is mixed in, any image's; "domain": of another domain
 
 _C.MODEL.HEADS = CN()
 _C.MODEL.HEADS.NAME = "MetalearningHead"
@@ -105,6 +116,10 @@ _C.MODEL.LOSSES.MMD.KERNEL_MUL = 2.0  # ratio of neighbouring bandwidths
 _C.MODEL.LOSSES.MMD.KERNEL_NUM = 5
 _C.MODEL.LOSSES.MMD.FIX_SIGMA = 0.0  # middle bandwidth; 0: the mean distance
 _C.MODEL.LOSSES.MMD.SCALE = 1.0
+
+_C.MODEL.LOSSES.SNR = CN()  # the dual causality loss of MODEL.STYLE.NAME SNR
+_C.MODEL.LOSSES.SNR.WEIGHTS = [0.1, 0.1, 0.5, 0.5]  # of its layers, the first one's first
+_C.MODEL.LOSSES.SNR.SCALE = 1.0
 
 # ------------------------------------------------------------------------------------------------------- input
 _C.INPUT = CN()

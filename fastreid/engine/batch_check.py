@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastreid.data.build import TrainingData, TrainLoaders, build_sampler
-from fastreid.modeling.losses.build import LOGITS, Loss, loss_functions
+from fastreid.modeling.losses.build import LOGITS, RESTITUTED, Loss, loss_functions
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes, process_rank
 
@@ -22,7 +22,8 @@ LOOKED_AT = 20  # batches; a loss that none of them can teach is taken for one t
 SIZES_TRIED = 16  # multiples of the smallest batch
 FEATURES = 4
 FEWEST_IMAGES = 2  # of which batch statistics can be computed
-OF_IDENTITIES = ("Triplet", "Circle")  # beginnings of the names of losses that compare images of an identity
+# Beginnings of the names of losses that compare images of an identity.
+OF_IDENTITIES = ("Triplet", "Circle", "DualCausality")
 # Of a loss whose values are around 1: below, a gradient is rounding.
 NO_GRADIENT = 1e-9
 
@@ -127,8 +128,8 @@ def find_problem(cfg, kind: BatchKind) -> str:
 
 def teaches(name: str, loss: Loss, pids: Tensor, domains: Tensor) -> bool:
     """Tell whether a loss has a gradient for images of these identities and domains, (N,), whatever they look like."""
-    if loss.sees == LOGITS:
-        return True  # it compares no images
+    if loss.sees in (LOGITS, RESTITUTED):
+        return True  # it compares no images, or any two
     if name == "CircleLoss" and len(pids.unique()) < 2:
         return False  # it pulls an identity together without anything to keep it apart from
     # Not far from each other, so that every pair is within the margins.

@@ -21,7 +21,7 @@ from fastreid.data.stream import BatchStream
 from fastreid.engine.hooks import is_due
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.engine.trainer_base import HookBase
-from fastreid.layers import population_statistics, take_population_statistics
+from fastreid.layers import population_statistics, style_layers, take_population_statistics
 from fastreid.utils.processes import hide_progress_bar
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ def compute_precise_statistics(trainer: SimpleTrainer, batches: Iterable[dict[st
     """
     model, cfg = trainer.model, trainer.cfg
     trainer.freezing.training_mode(model, trainer.iter)
+    for layer in style_layers(model):
+        layer.eval()  # statistics are for tests, which change no styles
     # A compiled model would have to be compiled again for this.
     compiled = cfg.SOLVER.COMPILE == "model"
     with (

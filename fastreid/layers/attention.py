@@ -18,7 +18,7 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int, reduction: int = REDUCTION):
         super().__init__()
-        hidden = channels // reduction
+        hidden = max(1, channels // reduction)
         self.fc = nn.Sequential(
             nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False), nn.Sigmoid()
         )

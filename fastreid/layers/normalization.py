@@ -161,6 +161,10 @@ class InstanceNorm(nn.Module):
         return f"{self.num_features}, fc_multiply={self.fc_multiply}"
 
 
+class AppendedInstanceNorm(InstanceNorm):
+    """Instance normalization after a shortcut's addition, where a plain network has none: IBN-b's, see `IBN`."""
+
+
 class SplitNorm(nn.Module):
     """BN on some channels, IN on the others, which are before or after them."""
 

@@ -14,6 +14,7 @@ from fastreid.report.charts import Series, line_chart
 from fastreid.report.comparison import ALL_SETS
 from fastreid.report.gates import gate_charts
 from fastreid.report.html import element, swatch, text
+from fastreid.report.paired import differences_section
 from fastreid.report.query_cards import QueryLists, queries_section
 from fastreid.report.runs import Run
 from fastreid.report.tables import configs_section, results_section
@@ -32,9 +33,11 @@ def render(runs: Sequence[Run], base: CfgNode, base_name: str, lists: QueryLists
     """
     names = [run.name for run in runs]
     queries = NO_LISTS if lists is None else queries_section(lists, names)
+    differences = "" if lists is None else differences_section([found.measures for found in lists.runs], names)
     sections = {
         "Runs": runs_section(runs),
         "Results": results_section(runs),
+        **({"Differences": differences} if differences else {}),
         "Curves": curves_section(runs),
         "Gates": gate_charts(runs),
         "Configs": configs_section(runs, base, base_name),
@@ -126,6 +129,8 @@ def _run_panel(number: int, run: Run) -> str:
         facts["Sources"] = ", ".join(run.config.DATASETS.NAMES)
         facts["Backbone"] = _about_backbone(run.config.MODEL.BACKBONE)
         facts["Normalization"] = run.config.MODEL.NORM.TYPE_BACKBONE
+        if run.config.MODEL.STYLE.NAME:
+            facts["Styles"] = run.config.MODEL.STYLE.NAME
     for metric, _ in SHOWN_MEASURES:
         if best := run.best(ALL_AVERAGE, metric):
             at = f" at iteration {best[1]:,}" if best[1] else ""

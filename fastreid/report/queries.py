@@ -21,6 +21,7 @@ from fastreid.evaluation.activation import activation_maps, overlay
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists
 from fastreid.evaluation.reid_evaluation import split_distances
+from fastreid.report.paired import Measured, measured
 from fastreid.report.runs import Run
 from fastreid.utils.checkpoint import last_checkpoint
 from fastreid.utils.errors import UserError
@@ -72,10 +73,12 @@ class RunLists:
     """A run's ranked lists by data set, each with its split's name; of which checkpoint; and why any are missing.
 
     heat: where the run's model looks, by image, as of `activation_maps`; empty where it is not shown.
+    measures: of the queries of each of a data set's splits, see paired.py.
     """
 
     lists: dict[str, tuple[str, list[RankedQuery]]] = field(default_factory=dict)
     heat: dict[str, np.ndarray] = field(default_factory=dict)
+    measures: dict[str, list[Measured]] = field(default_factory=dict)
     checkpoint: str = ""
     missing: list[str] = field(default_factory=list)
 
@@ -90,7 +93,10 @@ def query_sets(runs: Sequence[RunLists], count: int) -> list[QuerySet]:
 
 
 def run_lists(run: Run, options: ListOptions) -> RunLists:
-    """Return a run's ranked lists of the first split of each data set, each image's feature being computed once."""
+    """Return a run's ranked lists of the first split of each data set, and the measures of all of its splits.
+
+    Each image's feature is computed once.
+    """
     found = RunLists()
     try:
         cfg, model, path = load_run(run, options.overrides)
@@ -101,9 +107,12 @@ def run_lists(run: Run, options: ListOptions) -> RunLists:
         try:
             test_set = load_test_set(name)
             features = extract_features(cfg, model, test_set.items, f"{run.name}, {name}")
-            split = test_set.splits[0]
-            distances = split_distances(cfg, features, split)
-            found.lists[name] = split.name, ranked_lists(distances, test_set.items, split, options.top_k)
+            ranked = []
+            for split in test_set.splits:  # of which the first one's lists are shown
+                distances, length = split_distances(cfg, features, split), 1 if ranked else options.top_k
+                ranked.append(ranked_lists(distances, test_set.items, split, length))
+            found.lists[name] = test_set.splits[0].name, ranked[0]
+            found.measures[name] = [measured(queries) for queries in ranked]
         except UserError as error:
             reason = str(error) if name in str(error) else f"{name}: {error}"
             logger.warning(f"{run.name}: no ranked lists. {reason}")

@@ -268,7 +268,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise UserError(
             f"{path} is of another architecture than the config: {problems[0]}{more}. Check MODEL.BACKBONE.NAME, "
-            "MODEL.BACKBONE.DEPTH, WITH_IBN, WITH_SE, WITH_NL, MODEL.NORM.TYPE_BACKBONE and the training data sets"
+            "MODEL.BACKBONE.DEPTH, WITH_IBN, IBN_TYPE, WITH_SE, WITH_NL, MODEL.NORM.TYPE_BACKBONE, MODEL.STYLE.NAME, "
+            "and the training data sets"
         )
     model.load_state_dict(weights)
     logger.info(f"loaded {path}")

@@ -1,4 +1,4 @@
-"""Every file of configs/Ablation and configs/Protocol trains for two iterations and is tested, on drawn people.
+"""Every file of configs/Ablation, Method and Protocol trains for two iterations and is tested, on drawn people.
 
 Files are found by themselves. Only sizes are overridden: not the data sets, losses, normalization or meta-learning.
 """
@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from fastreid.config import get_cfg
+from fastreid.config.config import leaves
 from fastreid.data.build import load_test_set, load_training_data, meta_names
 from fastreid.engine.compile import learning_only
 from fastreid.engine.defaults import DefaultTrainer
@@ -23,15 +24,17 @@ from fastreid.engine.train_loop import select_domains
 from fastreid.evaluation.reid_evaluation import evaluate
 from fastreid.layers import running_stats
 from fastreid.modeling import build_model
+from fastreid.modeling.losses.build import build_losses
 from fastreid.solver.lr_scheduler import InnerRatio
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[2]
-ABLATION, PROTOCOL = (
+ABLATION, METHOD, PROTOCOL = (
     [f"{folder}/{path.stem}" for path in sorted((ROOT / "configs" / folder).glob("*.yml"))]
-    for folder in ("Ablation", "Protocol")
+    for folder in ("Ablation", "Method", "Protocol")
 )
+ALL = ABLATION + METHOD + PROTOCOL
 CAMERAS = {"Market1501": 6, "DukeMTMC": 8, "MSMT17": 15}  # of the real sets and of the drawn ones
 LOSS_NAMES = {
     "CrossEntropyLoss": "loss_cls",
@@ -40,6 +43,7 @@ LOSS_NAMES = {
     "TripletLoss_mtrain": "loss_triplet_mtrain",
     "TripletLoss_mtest": "loss_triplet_mtest",
     "SCT": "loss_stc",
+    "DualCausalityLoss": "loss_snr",
 }
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -118,7 +122,7 @@ def trained(drawn, tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("name", ABLATION + PROTOCOL)
+@pytest.mark.parametrize("name", ALL)
 def test_a_config_trains_for_two_iterations_and_is_tested(trained, name):
     cfg, run = merged(name), trained(name)
     trainer = run.trainer
@@ -133,7 +137,7 @@ def test_a_config_trains_for_two_iterations_and_is_tested(trained, name):
     assert list(run.results.splits) == list(cfg.DATASETS.TESTS)
 
 
-@pytest.mark.parametrize("name", ABLATION + PROTOCOL)
+@pytest.mark.parametrize("name", ALL)
 def test_the_domains_of_a_meta_batch_have_equal_shares_and_enough_are_meta_train(trained, name):
     cfg, trainer = merged(name), trained(name).trainer
     if not cfg.META.DATA.NAMES:
@@ -150,7 +154,7 @@ def test_the_domains_of_a_meta_batch_have_equal_shares_and_enough_are_meta_train
     assert 2 <= cfg.META.SOLVER.MTRAIN.NUM_DOMAIN < domains
 
 
-@pytest.mark.parametrize("name", ABLATION + PROTOCOL)
+@pytest.mark.parametrize("name", ALL)
 def test_no_folder_is_both_trained_and_tested_on(drawn, name):
     cfg = merged(name)
     images = load_training_data(cfg.DATASETS.NAMES, cfg.DATALOADER.CAMERA_TO_DOMAIN).paths.tolist()
@@ -171,11 +175,11 @@ def test_a_full_config_adds_the_test_parts_of_its_sources(drawn, name):
     assert trained_on[0] | people <= trained_on[1]
 
 
-@pytest.mark.parametrize("name", ABLATION + PROTOCOL)
+@pytest.mark.parametrize("name", ALL)
 def test_a_row_of_the_paper_s_tables_takes_its_size_from_the_name_of_its_backbone(name):
     cfg = merged(name)
     assert (cfg.MODEL.HEADS.IN_FEAT, cfg.MODEL.BACKBONE.PRETRAIN_PATH) == (0, "")
-    assert cfg.MODEL.BACKBONE.NAME == ("mobilenet_v2_1.4" if name in ABLATION else "resnet50")
+    assert cfg.MODEL.BACKBONE.NAME == ("resnet50" if name in PROTOCOL else "mobilenet_v2_1.4")
 
 
 BACKBONES = {
@@ -289,8 +293,40 @@ def test_only_the_second_order_row_looks_through_the_inner_gradient(trained, row
     assert all(torch.equal(slope, torch.ones_like(slope)) for slope in slopes) != second_order
 
 
+def read_table(name):
+    return yaml.safe_load((ROOT / "configs" / "Table" / f"{name}.yml").read_text(encoding="utf-8"))
+
+
 def test_the_tables_list_every_config_once():
-    for table, names in (("ablation", ABLATION), ("protocols", PROTOCOL)):
-        rows = yaml.safe_load((ROOT / "configs" / "Table" / f"{table}.yml").read_text(encoding="utf-8"))["rows"]
-        listed = [row["config"] for row in rows]
+    for table, names in (("ablation", ABLATION), ("methods", METHOD), ("protocols", PROTOCOL)):
+        listed = [row["config"] for row in read_table(table)["rows"]]
+        if table == "methods":  # which has rows of the ablation, too
+            listed = [config for config in listed if config.startswith("configs/Method/")]
         assert sorted(listed) == sorted(f"configs/{name}.yml" for name in names if "/Base-" not in name)
+
+
+def test_the_methods_are_compared_on_the_study_s_domains_and_budget():
+    options = read_table("methods")["options"]
+    cfg, study = merged("Ablation/MetaBIN"), merged("Study/synthetic")
+    cfg.merge_from_list([str(word) for option in options.items() for word in option])
+    differences = {key for key, value in leaves(cfg) if dict(leaves(study))[key] != value}
+    assert differences == {"MODEL.BACKBONE.PRETRAIN_PATH"}  # of no file, as PRETRAIN is False
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2_1.0", "osnet_x0_25"])
+@pytest.mark.parametrize("name", [name for name in METHOD if "IBN" not in name])
+def test_a_method_trains_with_any_backbone(name, backbone):
+    """Test features are not of the draws: they are the same each time."""
+    cfg = merged(name)
+    cfg.merge_from_list(["MODEL.BACKBONE.NAME", backbone, "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", "False"])
+    cfg.merge_from_list(["MODEL.HEADS.NUM_CLASSES", "4", "MODEL.STYLE.PROB", "1.0"])
+    model = build_model(cfg).train()
+    labels = torch.arange(8)
+    batch = {"images": torch.rand(8, 3, 64, 32) * 255, "targets": labels // 2, "domains": labels // 4}
+    losses = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
+    sum(losses(model(batch), batch["targets"], batch["domains"]).values()).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
+    with torch.no_grad():
+        features = [model.eval()(batch) for _ in range(2)]
+    assert torch.equal(*features) and features[0].shape == (8, model.backbone.out_channels)

@@ -12,7 +12,8 @@ from fastreid.config import get_cfg
 from fastreid.engine import export
 from fastreid.engine.export import FeatureModel, check_features, export_model, sample_images
 from fastreid.evaluation.extraction import forward_batches
-from fastreid.layers import IBN, NonLocal, norm_factory
+from fastreid.layers import DSU, IBN, EFDMix, MixStyle, NonLocal, StyleRestitution, SwitchableNorm, norm_factory
+from fastreid.modeling.backbones.osnet import OSBlock
 from fastreid.modeling.backbones.resnet import BasicBlock
 from fastreid.modeling.heads import MetalearningHead
 from fastreid.utils.errors import UserError
@@ -98,6 +99,18 @@ def test_blocks_of_resnets_with_every_option_are_exported(predictor, tmp_path, s
     nn.init.normal_(non_local.W[1].weight)
     first, last = nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 8, 3, stride=2)
     predictor.model.backbone = nn.Sequential(first, block, non_local, last).eval()
+    differences = export_model(predictor, tmp_path / f"model{suffix}")
+    assert list(differences) == [1, 2, 7, 32]
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_the_layers_of_other_methods_are_exported(predictor, tmp_path, suffix, request):
+    if suffix == ".onnx":
+        request.getfixturevalue("onnx")
+    first, last = nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 8, 3, stride=2)
+    block = OSBlock(SwitchableNorm, 16, 64, ain=True, instance=True)  # as OSNet-AIN's
+    styles = MixStyle(1.0), EFDMix(1.0), DSU(1.0), StyleRestitution(64)
+    predictor.model.backbone = nn.Sequential(first, block, *styles, nn.Conv2d(64, 16, 1), last).eval()
     differences = export_model(predictor, tmp_path / f"model{suffix}")
     assert list(differences) == [1, 2, 7, 32]
 

@@ -81,8 +81,18 @@ def test_are_the_mean_and_the_total_variance_of_all_batches(backbone, norm):
         assert not torch.allclose(found[1], part.running_var, rtol=0.1)
 
 
-def test_nothing_else_changes():
-    trainer = make_trainer(MOBILENET, "BIN_gate2")
+def test_styles_are_those_of_tests():
+    batches, found = make_batches(), []
+    for options in ({"MODEL.STYLE.NAME": "MixStyle", "MODEL.STYLE.PROB": 1.0}, {}):
+        trainer = make_trainer(MOBILENET, "BN", **options)
+        compute_precise_statistics(trainer, batches)
+        found.append([part.running_var for _, part in parts(trainer.model)])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"MODEL.STYLE.NAME": "DSU", "MODEL.STYLE.PROB": 1.0}])
+def test_nothing_else_changes(options):
+    trainer = make_trainer(MOBILENET, "BIN_gate2", **options)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     random = torch.get_rng_state()
     compute_precise_statistics(trainer, make_batches_from(torch.Generator().manual_seed(3)))

@@ -142,6 +142,38 @@ def test_a_resumed_resnet_with_every_option_is_the_one_that_was_not_stopped(root
             assert not torch.equal(value, first[name]), name
 
 
+METHODS = {
+    "MixStyle": {"MODEL__STYLE__NAME": "MixStyle", "MODEL__STYLE__PARTNER": "domain"},
+    "EFDMix": {"MODEL__STYLE__NAME": "EFDMix"},
+    "DSU": {"MODEL__STYLE__NAME": "DSU"},
+    "SNR": {"MODEL__STYLE__NAME": "SNR", "MODEL__LOSSES__NAME": ("CrossEntropyLoss", "DualCausalityLoss")},
+    "SN": {"MODEL__NORM__TYPE_BACKBONE": "SN", "META__DATA__NAMES": ()},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_of_a_method_draws_what_the_one_that_was_not_stopped_draws(root, make_full_run, method):
+    options = METHODS[method] | {"META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
+    whole = stepping(make_full_run(root / "whole", **options))
+    whole.train(0, 4)
+    before = stepping(make_full_run(root / "stopped", **options))
+    before.train(0, 2)
+    before.checkpointer.save("model_0000001", 1)
+    torch.manual_seed(99)
+    resumed = stepping(make_full_run(root / "stopped", **options))
+    resumed.resume_or_load(True)
+    resumed.train(2, 4)
+    expected = whole.model.state_dict()
+    assert not [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]
+    if method in ("MixStyle", "EFDMix", "DSU"):
+        other = stepping(make_full_run(root / "stopped", **options))
+        other.resume_or_load(True)
+        torch.manual_seed(99)  # as if the checkpoint had not held the generator's state
+        other.train(2, 4)
+        weights = other.model.state_dict()
+        assert any(not torch.equal(value, expected[name]) for name, value in weights.items()), "nothing was drawn"
+
+
 def test_best_model_is_kept_and_outlives_a_stop(root, make_full_run, monkeypatch):
     trainer = make_full_run(root / "run", TEST__BEST_METRIC="Rank-1")
     trainer.resume_or_load(False)

@@ -1,8 +1,10 @@
 """The drawn data sets: names, counts, repeatability, and what the pictures must have in common."""
 
 import importlib.util
+import json
 import re
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ spec.loader.exec_module(tool)
 
 from fastreid.data.synthetic.layouts import PLANS, PUBLISHED, plan_prid, proportional, spread  # noqa: E402
 from fastreid.data.synthetic.people import stream  # noqa: E402
-from fastreid.data.synthetic.scenes import WIDE, make_camera, style_of, take_picture  # noqa: E402
+from fastreid.data.synthetic.scenes import (  # noqa: E402
+    GAP, WIDE, WIDEST, Gap, look_of, make_camera, style_of, take_picture, wide_style)
 
 PATTERNS = {
     "Market-1501-v15.09.15": r"(bounding_box_(train|test)|query)/(-1|\d{4})_c[1-6]s[1-6]_\d{6,}_\d\d\.jpg",
@@ -137,6 +140,67 @@ def test_styles_of_wide_folders_differ_more_than_those_of_folders():
 
     narrow, wide = colours(""), colours(WIDE)
     assert (wide.std(0) > 2 * narrow.std(0)).all()
+
+
+def shots_of(domain: str, gap: Gap) -> list:
+    """Pictures of two people by two cameras, five takes of each, and the looks of fifty."""
+    cameras = [make_camera(1, domain, number, (64, 32), gap) for number in range(2)]
+    return [take_picture(1, domain, person, cameras[number], stream(1, "take", person, number, take), gap=gap).tobytes()
+            for person in range(2) for number in range(2) for take in range(5)] + [
+        look_of(1, domain, person, gap) for person in range(50)]
+
+
+def differ(domain: str, first: Gap, second: Gap) -> bool:
+    return shots_of(domain, first) != shots_of(domain, second)
+
+
+@pytest.mark.parametrize("part", asdict(WIDEST))
+def test_every_part_of_the_gap_changes_the_sets_it_is_about_and_no_others(part):
+    other = replace(WIDEST, **{part: {"background": 0.0, "wardrobe": 2.0}.get(part, 4.0)})
+    assert differ(f"{WIDE}far", WIDEST, other)
+    assert differ("near", WIDEST, other) == (part in ("wardrobe", "vividness", "light"))
+    assert not differ("viper", WIDEST, other)
+
+
+def test_the_old_range_is_what_it_was_and_no_gap_is_the_middle_of_the_sources():
+    for k in range(20):
+        domain = f"{WIDE}set{k}"
+        assert style_of(5, domain, WIDEST) == wide_style(stream(5, "style", domain))
+        middle = style_of(5, domain, Gap(*[0.0] * len(asdict(WIDEST))))
+        assert middle.tint == (1, 1, 1) and (middle.haze, middle.resolution, middle.quality) == (0, 1, 85)
+        assert set(middle.places) <= {"plaza", "grass", "street", "road", "corridor", "hall"}
+    gaps = [Gap(colour=share) for share in (0.5, 1, 2)]
+    widths = [np.std([np.log(style_of(5, f"{WIDE}set{k}", gap).tint) for k in range(30)]) for gap in gaps]
+    assert widths[1] == pytest.approx(2 * widths[0]) and widths[2] == pytest.approx(2 * widths[1])
+
+
+def test_a_wardrobe_is_a_set_s_own_and_vividness_is_how_unlike_its_colours_are():
+    def coats(domain, gap):
+        return np.array([look_of(0, domain, k, gap).upper for k in range(150)], dtype=float)
+
+    def distance(gap):
+        return np.linalg.norm(coats("a", gap).mean(0) - coats("b", gap).mean(0))
+
+    assert distance(Gap(wardrobe=1.5)) > 2 * distance(Gap())
+    spreads = [coats("a", Gap(vividness=v)).std(0) for v in (0.0, 0.5, 1.0)]
+    assert (spreads[0] < 15).all() and (spreads[1] > 2 * spreads[0]).all() and (spreads[2] > 1.6 * spreads[1]).all()
+
+
+def test_the_gap_is_read_and_noted_where_it_changes_images(tmp_path, capsys):
+    assert tool.read_gap([]) == GAP and tool.read_gap(["old"]) == WIDEST
+    assert tool.read_gap(["old", "colour=0.25", "vividness=2"]) == replace(WIDEST, colour=0.25, vividness=2.0)
+    for words, message in ((["colours=1"], "--gap colours=1: expected old, or PART=X with a part out of colour, "),
+                           (["colour"], "PART=X"), (["colour=-1"], "a number from 0 on"),
+                           (["light=x"], "a number from 0 on"),
+                           (["background=1.5"], "of background at most 1")):
+        assert draw(tmp_path, "--scale", "tiny", "--folder", "mine", "--gap", *words) == 2
+        assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+    options = ["--scale", "tiny", "--folder", "near", "--wide-folder", "far", "--sets", "viper"]
+    assert draw(tmp_path, *options, "--gap", "old", "colour=0.5") == 0
+    notes = {name: json.loads((tmp_path / name / tool.MARKER).read_text()) for name in ("near", "far", "viper")}
+    assert notes["far"]["gap"]["colour"] == 0.5 and not {"gap"} & (notes["near"].keys() | notes["viper"].keys())
+    assert draw(tmp_path, *options, "--gap", "old") == 2
+    assert "drawn with other options (gap {'colour': 0.5" in capsys.readouterr().err
 
 
 def test_wide_folders_beside_folders_of_the_same_layout(tmp_path, capsys):

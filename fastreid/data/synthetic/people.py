@@ -42,6 +42,17 @@ def stream(seed: int, *key: str | int) -> np.random.Generator:
     return np.random.default_rng([seed, *words])
 
 
+Wardrobe = tuple[tuple[tuple[Colour, float], ...], ...]  # upper and lower colours with their weights
+WARDROBE: Wardrobe = (UPPER_COLOURS, LOWER_COLOURS)
+DULL = np.array((92, 90, 98))  # about the mean of all clothes
+
+
+def wardrobe_of(rng: np.random.Generator, strength: float) -> Wardrobe:
+    """Colours of clothes with other weights: each times the exponential of a normal number of deviation `strength`."""
+    return tuple(tuple((colour, weight * float(np.exp(strength * rng.normal()))) for colour, weight in options)
+                 for options in WARDROBE)
+
+
 def pick(rng: np.random.Generator, options: tuple) -> object:
     """One value of ((value, weight), ...), drawn with the given weights."""
     rest = rng.random() * sum(weight for _, weight in options)
@@ -52,9 +63,12 @@ def pick(rng: np.random.Generator, options: tuple) -> object:
     return options[-1][0]
 
 
-def _dyed(rng: np.random.Generator, options: tuple, spread: float = 9.0) -> Colour:
+def _dyed(rng: np.random.Generator, options: tuple, spread: float = 9.0, vividness: float = 1.0) -> Colour:
     """A palette colour, shifted a little so that two dark blue coats are not quite the same."""
-    red, green, blue = np.clip(pick(rng, options) + rng.normal(0, spread, 3), 8, 246)
+    colour = np.array(pick(rng, options))
+    if vividness != 1:
+        colour = DULL + vividness * (colour - DULL)
+    red, green, blue = np.clip(colour + rng.normal(0, spread, 3), 8, 246)
     return int(red), int(green), int(blue)
 
 
@@ -89,17 +103,20 @@ class Look:
     hat_colour: Colour
 
 
-def make_look(rng: np.random.Generator, summer: float) -> Look:
-    """Draw a look; `summer` in 0..1 is how often clothes are short."""
+def make_look(rng: np.random.Generator, summer: float, wardrobe: Wardrobe = WARDROBE, vividness: float = 1.0) -> Look:
+    """Draw a look; `summer` in 0..1 is how often clothes are short, `vividness` how far their colours are from grey."""
+    uppers, lowers = wardrobe
+    worn = {"vividness": vividness}
     warm = rng.random() < summer
     sleeve = pick(rng, (("none", 1), ("short", 6), ("long", 2))) if warm else pick(rng, (("short", 1), ("long", 9)))
     coat = not warm and rng.random() < 0.3
     kind = pick(rng, (("trousers", 5), ("shorts", 4), ("skirt", 3))) if warm else pick(
         rng, (("trousers", 10), ("shorts", 1), ("skirt", 2)))
-    upper = _dyed(rng, UPPER_COLOURS)
-    second = _dyed(rng, UPPER_COLOURS)
-    while sum(abs(a - b) for a, b in zip(upper, second)) < 140:  # a pattern nobody can see tells nobody apart
-        second = _dyed(rng, UPPER_COLOURS)
+    upper = _dyed(rng, uppers, **worn)
+    second = _dyed(rng, UPPER_COLOURS, **worn)
+    # A pattern nobody can see tells nobody apart.
+    while sum(abs(a - b) for a, b in zip(upper, second)) < 140 * min(1, vividness):
+        second = _dyed(rng, UPPER_COLOURS, **worn)
     patterns = (("plain", 9), ("stripes", 3), ("columns", 1), ("checks", 2), ("logo", 3), ("yoke", 2), ("jacket", 3))
     return Look(
         width=float(rng.uniform(0.86, 1.26)), height=float(rng.uniform(0.94, 1.03)),
@@ -107,11 +124,11 @@ def make_look(rng: np.random.Generator, summer: float) -> Look:
         hair_style=pick(rng, (("short", 9), ("long", 6), ("bun", 2), ("bald", 1))),
         upper=upper, upper_second=second, pattern=pick(rng, patterns), period=float(rng.uniform(0.045, 0.085)),
         logo_in_front=bool(rng.random() < 0.7), sleeve=sleeve, hem=float(rng.uniform(0.6, 0.72)) if coat else
-        float(rng.uniform(0.49, 0.55)), lower=_dyed(rng, LOWER_COLOURS), lower_kind=kind,
-        lower_end=float(rng.uniform(0.62, 0.76)), shoes=_dyed(rng, SHOE_COLOURS),
+        float(rng.uniform(0.49, 0.55)), lower=_dyed(rng, lowers, **worn), lower_kind=kind,
+        lower_end=float(rng.uniform(0.62, 0.76)), shoes=_dyed(rng, SHOE_COLOURS, **worn),
         bag=pick(rng, (("none", 8), ("backpack", 5), ("shoulder", 4), ("hand", 2))),
-        bag_side=1 if rng.random() < 0.5 else -1, bag_colour=_dyed(rng, BAG_COLOURS),
-        hat=pick(rng, (("none", 17), ("cap", 2), ("beanie", 0 if warm else 2))), hat_colour=_dyed(rng, UPPER_COLOURS),
+        bag_side=1 if rng.random() < 0.5 else -1, bag_colour=_dyed(rng, BAG_COLOURS, **worn),
+        hat=pick(rng, (("none", 17), ("cap", 2), ("beanie", 0 if warm else 2))), hat_colour=_dyed(rng, uppers, **worn),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from fastreid.data.synthetic.people import Look, Pose, draw_person, make_look, stream
+from fastreid.data.synthetic.people import Look, Pose, draw_person, make_look, stream, wardrobe_of
 from fastreid.utils.files import atomic_path
 
 OVERSAMPLING = 2  # people and places are drawn this many times larger than the image
@@ -64,8 +64,57 @@ STYLES = {
 }
 
 
+SOURCES = ("market1501", "dukemtmc", "cuhk02", "cuhk03", "cuhk_sysu")
 PLACES = tuple(dict.fromkeys(place for style in STYLES.values() for place in style.places))
 WIDE = "wide:"  # before a domain's name: its style is drawn from all that a camera may be, not from the sources' styles
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What sets of a style of their own differ in, and how much.
+
+    The first seven are how far a wide style is from the middle of the sources': 0 not at all, 1 as far as `WIDEST` is,
+    more is farther. The last three are of all such sets. A linear probe of real crops says what they should be: see
+    configs/README.md.
+    """
+
+    colour: float = 1.0  # tint, saturation, contrast, exposure, gamma, haze, and how unlike the cameras are
+    resolution: float = 1.0  # of the sensor, and blur
+    compression: float = 1.0  # JPEG, and noise
+    viewpoint: float = 1.0  # height of the camera, tightness of the crop
+    occlusion: float = 1.0  # how often there are things and other people in the way: 0 never
+    background: float = 1.0  # the share of places that may be such as no source has, at most 1
+    season: float = 1.0  # how often clothes are short, 1: anything from never to always
+    wardrobe: float = 0.0  # how differently people of two sets choose the colours of clothes
+    vividness: float = 1.0  # how much of a person is colour: how far the colours of clothes are from one grey
+    light: float = 1.0  # how much the light, and so the colours, differ from one picture of a camera to another
+
+
+WIDEST = Gap()  # the range of before there were parts to choose
+GAP = WIDEST  # the default
+
+
+def narrowed(wide: Style, gap: Gap, rng: np.random.Generator) -> Style:
+    """A wide style moved towards, or away from, the middle of the sources' styles; itself for `WIDEST`."""
+    middle = Style((), (1.0, 1.0, 1.0), 0.93, 1.0, 0.95)
+
+    def move(value: float, centre: float, share: float, low: float, high: float) -> float:
+        return min(high, max(low, share * value + (1 - share) * centre))
+
+    def moved(names: str, share: float, low: float, high: float) -> dict[str, float]:
+        return {name: move(getattr(wide, name), getattr(middle, name), share, low, high) for name in names.split()}
+
+    own = dict.fromkeys(place for name in SOURCES for place in STYLES[name].places)
+    usual = [list(own)[k] for k in rng.permutation(len(own))[:len(wide.places)]]
+    return replace(
+        wide, tint=tuple(float(t ** gap.colour) for t in wide.tint),
+        **moved("saturation contrast exposure gamma", gap.colour, 0.2, 2.0), **moved("haze", gap.colour, 0, 0.5),
+        spread=move(wide.spread, 1.0, gap.colour, 0, 4), **moved("resolution", gap.resolution, 0.15, 1),
+        **moved("blur", gap.resolution, 0, 3), quality=round(move(wide.quality, 85, gap.compression, 8, 95)),
+        **moved("noise", gap.compression, 0, 20), **moved("tilt", gap.viewpoint, 0, 1),
+        **moved("looseness", gap.viewpoint, 0.2, 3), **moved("summer", gap.season, 0, 1),
+        occlusion=min(0.6, gap.occlusion * wide.occlusion),
+        places=tuple(far if rng.random() < gap.background else near for far, near in zip(wide.places, usual)))
 
 
 def wide_style(rng: np.random.Generator) -> Style:
@@ -81,17 +130,17 @@ def wide_style(rng: np.random.Generator) -> Style:
         spread=1.7)
 
 
-def style_of(seed: int, domain: str) -> Style:
+def style_of(seed: int, domain: str, gap: Gap = GAP) -> Style:
     """A named domain's style, or one drawn for any other name; the seed moves it a bit.
 
     It is drawn among the training domains' styles, or from a wider range for a name that begins with `WIDE`.
     """
     rng = stream(seed, "style", domain)
     if domain.startswith(WIDE):
-        return wide_style(rng)
+        return narrowed(wide_style(rng), gap, rng)
     style = STYLES.get(domain)
     if style is None:
-        named = [STYLES[name] for name in ("market1501", "dukemtmc", "cuhk02", "cuhk03", "cuhk_sysu")]
+        named = [STYLES[name] for name in SOURCES]
         parts = [named[k] for k in rng.permutation(len(named))[:3]]
         style = replace(parts[0], tint=parts[1].tint, saturation=parts[1].saturation, contrast=parts[2].contrast,
                         summer=parts[2].summer, tilt=float(rng.uniform(0.1, 0.5)))
@@ -212,9 +261,9 @@ class Camera:
 
 
 @lru_cache(maxsize=96)
-def make_camera(seed: int, domain: str, number: int, size: tuple[int, int]) -> Camera:
+def make_camera(seed: int, domain: str, number: int, size: tuple[int, int], gap: Gap = GAP) -> Camera:
     """Camera `number` of a domain for images of `size` = (height, width)."""
-    base, rng = style_of(seed, domain), stream(seed, "camera", domain, number)
+    base, rng = style_of(seed, domain, gap), stream(seed, "camera", domain, number)
     s, (h, w) = base.spread, size
     style = replace(
         base, saturation=max(0.35, base.saturation + 0.08 * s * rng.normal()),
@@ -264,9 +313,12 @@ def _paint(image: Image.Image, look: Look, pose: Pose, light: float, rng: np.ran
 
 
 @lru_cache(maxsize=4096)
-def look_of(seed: int, domain: str, identity: int) -> Look:
+def look_of(seed: int, domain: str, identity: int, gap: Gap = GAP) -> Look:
     """The lasting look of an identity; domains never share one."""
-    return make_look(stream(seed, "identity", domain, identity), style_of(seed, domain).summer)
+    rng, summer = stream(seed, "identity", domain, identity), style_of(seed, domain, gap).summer
+    if domain in STYLES:  # whose people are what they always were
+        return make_look(rng, summer)
+    return make_look(rng, summer, wardrobe_of(stream(seed, "wardrobe", domain), gap.wardrobe), gap.vividness)
 
 
 def _occlude(draw: ImageDraw.ImageDraw, rng: np.random.Generator, w: int, h: int) -> None:
@@ -287,7 +339,7 @@ def _occlude(draw: ImageDraw.ImageDraw, rng: np.random.Generator, w: int, h: int
 
 
 def take_picture(seed: int, domain: str, identity: int, camera: Camera, rng: np.random.Generator,
-                 looseness: float = 1.0) -> Image.Image:
+                 looseness: float = 1.0, gap: Gap = GAP) -> Image.Image:
     """Draw one crop of an identity, `camera.size` (height, width) pixels, RGB; rng decides pose, crop and clutter."""
     style, (h, w) = camera.style, camera.size
     ch, cw, loose = h * OVERSAMPLING, w * OVERSAMPLING, style.looseness * looseness
@@ -299,7 +351,7 @@ def take_picture(seed: int, domain: str, identity: int, camera: Camera, rng: np.
     pose = Pose(centre, bottom - tall, tall, float(camera.yaws[int(rng.integers(2))] + style.turn * rng.normal()),
                 float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0.35, 1.0)), style.tilt)
     if rng.random() < style.occlusion:  # somebody else, further away
-        other = look_of(seed, domain, 1_000_000 + int(rng.integers(40)))
+        other = look_of(seed, domain, 1_000_000 + int(rng.integers(40)), gap)
         aside = cw * (0.5 + (2 * int(rng.integers(2)) - 1) * float(rng.uniform(0.3, 0.5)))
         size = tall * float(rng.uniform(0.6, 0.85))
         floor = bottom - tall * (0.06 + 0.25 * style.tilt * rng.random())
@@ -309,14 +361,18 @@ def take_picture(seed: int, domain: str, identity: int, camera: Camera, rng: np.
     x, y = centre + 0.6 * camera.light * shadow, pose.top + 0.965 * tall
     under = tuple(int(v * 0.62) for v in image.getpixel((int(np.clip(x, 0, cw - 1)), int(np.clip(y, 0, ch - 1)))))
     draw.ellipse((x - shadow, y - shadow * 0.22, x + shadow, y + shadow * 0.22), fill=under)
-    _paint(image, look_of(seed, domain, identity), pose, camera.light, rng)
+    _paint(image, look_of(seed, domain, identity, gap), pose, camera.light, rng)
     if rng.random() < style.occlusion * 0.6:
         _occlude(draw, rng, cw, ch)
     image = image.reduce(OVERSAMPLING)
     sx, sy = int(rng.integers(w + 1)), int(rng.integers(h + 1))
     image = ImageChops.multiply(image, camera.shading.crop((sx, sy, sx + w, sy + h)))
-    gain = 1.33 * float(np.exp(rng.normal(0, 0.05)))
-    image = image.convert("RGB", tuple(gain * v for v in camera.matrix)).point(camera.curve)
+    light = gap.light if domain not in STYLES else 1.0
+    gain = 1.33 * float(np.exp(rng.normal(0, 0.05 * light)))
+    matrix = np.reshape(camera.matrix, (3, 4)) * gain
+    if light != 1:  # sun and shade differ in colour, too
+        matrix *= np.exp(rng.normal(0, 0.02 * light, (3, 1)))
+    image = image.convert("RGB", tuple(float(v) for v in matrix.ravel())).point(camera.curve)
     if style.resolution < 1:
         image = image.resize((max(8, int(w * style.resolution)), max(16, int(h * style.resolution))),
                              Image.Resampling.BILINEAR).resize((w, h), Image.Resampling.BICUBIC)
@@ -337,11 +393,11 @@ class Shot:
     looseness: float = 1.0
 
 
-def save_shot(root: Path, shot: Shot, seed: int, size: tuple[int, int]) -> None:
+def save_shot(root: Path, shot: Shot, seed: int, size: tuple[int, int], gap: Gap = GAP) -> None:
     """Draw a shot and write it as its suffix says (JPEG, PNG, BMP); the file appears only when complete."""
-    camera = make_camera(seed, shot.domain, shot.camera, size)
+    camera = make_camera(seed, shot.domain, shot.camera, size, gap)
     rng = stream(seed, "shot", shot.domain, shot.identity, shot.camera, shot.take)
-    image = take_picture(seed, shot.domain, shot.identity, camera, rng, shot.looseness)
+    image = take_picture(seed, shot.domain, shot.identity, camera, rng, shot.looseness, gap)
     coded = io.BytesIO()
     image.save(coded, "JPEG", quality=camera.style.quality, subsampling=2)
     target = root / shot.path

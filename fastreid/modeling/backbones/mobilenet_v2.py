@@ -2,22 +2,27 @@
 
 The variant of the published MetaBIN checkpoints: channel counts are cut to int(c * width) instead of being rounded to
 multiples of 8, the first block has an expansion convolution too, and the last stage keeps its resolution.
+
+IBN-Net (Pan et al., ECCV 2018) has no MobileNetV2: that its IN is where DualNorm's is, as a block's first normalization
+(IBN-a), or after the blocks that end a resolution (IBN-b), is ours.
 """
 
 from __future__ import annotations
 
 import re
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from fastreid.layers import IBN, AppendedInstanceNorm, InstanceNorm
 from fastreid.layers.coefficients import EPS
 from fastreid.layers.normalization import NormFactory
 from fastreid.layers.passes import RELU6
-from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, norm_by_stage
+from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, add_styles, ibn_type, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights, torchvision_weights
 from fastreid.utils.errors import UserError
@@ -34,13 +39,15 @@ STAGES = {
 }
 STAGE_NAMES = ("layer1", *STAGES, "layer9")
 DUAL_NORM_FIRST_BATCH_STAGE = "layer7"
+RESOLUTIONS = ("layer3", "layer4", "layer6", "layer8")  # the last stage of 1/4, 1/8, 1/16 and the last resolution
+IBN_A_STAGES, IBN_B_STAGES = ("layer2", "layer3", "layer4", "layer5", "layer6"), ("layer3", "layer4")
 TORCHVISION_STEM = "features.0.0.weight"  # by which a file in torchvision's naming is told
 WHERE_FROM = (
     "put MobileNetV2 ImageNet weights of this width there, from torchreid's model zoo (mobilenetv2_x1_0, mobilenetv2_x1_4) "
     "or the published MetaBIN's links, name another file in MODEL.BACKBONE.PRETRAIN_PATH, take width 1.0, which needs none "
     "without PRETRAIN_PATH (torchvision has its weights)"
 )
-RESNET_OPTIONS = ("WITH_IBN", "WITH_SE", "WITH_NL")
+RESNET_OPTIONS = ("WITH_SE", "WITH_NL")
 
 
 class ConvNormActivation(nn.Module):
@@ -58,18 +65,20 @@ class ConvNormActivation(nn.Module):
 class InvertedResidual(nn.Module):
     """1x1 expansion, 3x3 depthwise convolution, linear 1x1 projection; a shortcut where the shapes agree."""
 
-    def __init__(self, norm: NormFactory, c_in: int, c_out: int, expansion: int, stride: int):
+    def __init__(self, norm: NormFactory, first_norm: NormFactory, c_in: int, c_out: int, expansion: int, stride: int):
         super().__init__()
         hidden = c_in * expansion
         self.has_shortcut = stride == 1 and c_in == c_out
-        self.conv1 = ConvNormActivation(norm, c_in, hidden, 1)
+        self.conv1 = ConvNormActivation(first_norm, c_in, hidden, 1)
         self.dwconv2 = ConvNormActivation(norm, hidden, hidden, 3, stride, groups=hidden)
         self.conv3 = nn.Conv2d(hidden, c_out, 1, bias=False)
         self.bn = norm(c_out)
+        self.IN: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv3(self.dwconv2(self.conv1(x)))
-        return self.bn(out, residual=x if self.has_shortcut else None)
+        out = self.bn(out, residual=x if self.has_shortcut else None)
+        return out if self.IN is None else self.IN(out)
 
 
 class MobileNetV2(nn.Module):
@@ -78,6 +87,7 @@ class MobileNetV2(nn.Module):
     Args:
         norm: constructor of the normalization layer by channel count; a dictionary gives one for each stage.
         width: multiplier of all channel counts. checkpoint: stages whose maps are not kept, see checkpointing.py.
+        ibn: constructor of IBN-a's layers, `norm` where None. ibn_b: IBN-b's IN.
     """
 
     def __init__(
@@ -86,21 +96,30 @@ class MobileNetV2(nn.Module):
         width: float = 1.0,
         last_stride: int = 1,
         checkpoint: Iterable[str] = (),
+        ibn: NormFactory | None = None,
+        ibn_b: bool = False,
     ):
         super().__init__()
         self.checkpointed = check_stages(checkpoint, STAGE_NAMES)
         norms = norm if isinstance(norm, dict) else dict.fromkeys(STAGE_NAMES, norm)
-        self.variant = f"x{width:g}"
+        self.variant = " ".join([f"x{width:g}", *compress(("IBN", "IBN-b"), (ibn, ibn_b))])
         channels = int(32 * width)
-        self.layer1 = ConvNormActivation(norms["layer1"], 3, channels, 3, stride=2)
+        self.layer1 = ConvNormActivation(InstanceNorm if ibn_b else norms["layer1"], 3, channels, 3, stride=2)
+        self.widths = {"layer1": channels}
+        self.styles = nn.ModuleDict()  # by the stage that they follow, see `add_styles`
         for name, (expansion, base, blocks, stride) in STAGES.items():
             c_out, stride = int(base * width), last_stride if stride is None else stride
+            first_norm = ibn if ibn and name in IBN_A_STAGES else norms[name]
             stage = []
             for index in range(blocks):
-                stage.append(InvertedResidual(norms[name], channels, c_out, expansion, stride if index == 0 else 1))
+                step = stride if index == 0 else 1
+                stage.append(InvertedResidual(norms[name], first_norm, channels, c_out, expansion, step))
                 channels = c_out
+            if ibn_b and name in IBN_B_STAGES:
+                stage[-1].IN = AppendedInstanceNorm(channels)
             self.add_module(name, nn.Sequential(*stage))
-        self.out_channels = int(1280 * width) if width > 1 else 1280
+            self.widths[name] = channels
+        self.out_channels = self.widths["layer9"] = int(1280 * width) if width > 1 else 1280
         self.layer9 = ConvNormActivation(norms["layer9"], channels, self.out_channels, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -109,6 +128,8 @@ class MobileNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for name in STAGE_NAMES:
             x = run_stage(getattr(self, name), x, name in self.checkpointed)
+            if name in self.styles:
+                x = self.styles[name](x)
         return x
 
 
@@ -193,8 +214,11 @@ def build_mobilenet_v2(cfg, width: float) -> MobileNetV2:
     for option in RESNET_OPTIONS:
         if node[option]:
             raise UserError(f"MODEL.BACKBONE.{option} is an option of ResNet: set it to False with {node.NAME}")
-    norms = norm_by_stage(cfg.MODEL.NORM, STAGE_NAMES, DUAL_NORM_FIRST_BATCH_STAGE)
-    model = MobileNetV2(norms, width, node.LAST_STRIDE, node.CHECKPOINT)
+    norm, kind = cfg.MODEL.NORM, ibn_type(node)
+    norms = norm_by_stage(norm, STAGE_NAMES, DUAL_NORM_FIRST_BATCH_STAGE)
+    ibn = partial(IBN, fc_multiply=norm.IN_FC_MULTIPLY) if kind == "a" else None
+    model = MobileNetV2(norms, width, node.LAST_STRIDE, node.CHECKPOINT, ibn, kind == "b")
+    add_styles(model, cfg, STAGE_NAMES[0], RESOLUTIONS)
     if node.PRETRAIN:
         load_imagenet(model, *imagenet_weights(width, node.PRETRAIN_PATH), cfg.MODEL.NORM)
     return model

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fastreid.layers import NonLocal, SqueezeExcitation
+from fastreid.layers import AppendedInstanceNorm, NonLocal, SqueezeExcitation, StyleRestitution
 from fastreid.layers.normalization import IBN, BatchInstanceNorm, BatchInstanceNormHalf, InstanceNorm
 from fastreid.modeling.backbones.build import describe
 from fastreid.utils.errors import UserError
@@ -20,7 +20,7 @@ from fastreid.utils.tensor_files import load_tensors, named_tensors
 logger = logging.getLogger(__name__)
 
 AFFINE, RUNNING = ["weight", "bias"], ["running_mean", "running_var"]
-ADDED = (SqueezeExcitation, NonLocal)  # what ImageNet weights may lack
+ADDED = (SqueezeExcitation, NonLocal, AppendedInstanceNorm, StyleRestitution)  # what ImageNet weights may lack
 NO_PRETRAIN = "or train from random weights with MODEL.BACKBONE.PRETRAIN False"
 
 
@@ -67,7 +67,8 @@ def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, 
 
     What a normalization layer takes is chosen by `MODEL.NORM.LOAD_BN_AFFINE`, `LOAD_BN_RUNNING` and `LOAD_IN_AFFINE`;
     the rest of it keeps its initial value. So do squeeze-and-excitation and non-local blocks, if the file has none. A
-    file with IBN's own names (Pan et al., ECCV 2018) fills both parts of its layers.
+    file with IBN's own names (Pan et al., ECCV 2018) fills both parts of its layers, and IN that the file has as IN
+    takes its scale and shift.
 
     Args:
         source: the file, for messages. norm_cfg: `cfg.MODEL.NORM`.
@@ -85,7 +86,7 @@ def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, 
         raise UserError(
             f"{source} is of another architecture than {describe(backbone)}: it has no {missing[0]} "
             f"({len(missing)} of {len(wanted)} tensors are missing). Check MODEL.BACKBONE.NAME, DEPTH, "
-            f"WITH_IBN, WITH_SE and WITH_NL, {NO_PRETRAIN}"
+            f"WITH_IBN, IBN_TYPE, WITH_SE and WITH_NL, {NO_PRETRAIN}"
         )
     for name, (theirs, channels) in wanted.items():
         value = weights[theirs][channels]
@@ -121,9 +122,12 @@ def places_in_file(
         if is_below(prefix, norms):
             continue  # a part of a layer that was dealt with as a whole
         in_parts = isinstance(layer, IBN) and f"{prefix}.IN.weight" in weights
+        # IN in the file, too: scale and shift, but no running statistics.
+        is_instance = f"{prefix}.weight" in weights and f"{prefix}.running_mean" not in weights
         for part, channels in norm_parts(layer):
             norms.add(prefix)
-            for leaf in AFFINE if in_parts and part is layer.IN else part_leaves(part, norm_cfg):
+            trained = in_parts and part is layer.IN or is_instance and isinstance(part, InstanceNorm)
+            for leaf in AFFINE if trained else part_leaves(part, norm_cfg):
                 name = ".".join(filter(None, (prefix, part_name(layer, part), leaf)))
                 places[name] = (name, slice(None)) if in_parts else (f"{prefix}.{leaf}", channels)
     others = [name for name in backbone.state_dict() if not is_below(name, norms)]

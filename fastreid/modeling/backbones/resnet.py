@@ -1,8 +1,8 @@
 """ResNet, He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv 1512.03385).
 
 torchvision's names and strides, except that a shortcut's layers are called `downsample.conv` and `downsample.bn` and
-that the last stage's stride is an option. Further options: IBN-a, squeeze-and-excitation and non-local blocks, see
-fastreid/layers/ for the papers.
+that the last stage's stride is an option. Further options: IBN-a and IBN-b, squeeze-and-excitation, non-local blocks,
+see fastreid/layers/ for the papers.
 
 DualNorm (Jia et al., "Frustratingly Easy Person Re-Identification", BMVC 2019: IN early, BN late) is IN up to layer3,
 BN in layer4. We do not know the paper's exact placement in a ResNet: this one is ours, after MobileNetV2's, where BN
@@ -19,10 +19,10 @@ from typing import Iterable
 
 from torch import Tensor, nn
 
-from fastreid.layers import IBN, NonLocal, SqueezeExcitation
+from fastreid.layers import IBN, AppendedInstanceNorm, InstanceNorm, NonLocal, SqueezeExcitation
 from fastreid.layers.normalization import NormFactory
 from fastreid.layers.passes import RELU, activate
-from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, norm_by_stage
+from fastreid.modeling.backbones.build import BACKBONE_REGISTRY, add_styles, ibn_type, norm_by_stage
 from fastreid.modeling.backbones.checkpointing import check_stages, run_stage
 from fastreid.modeling.backbones.pretrained import load_imagenet, read_weights, torchvision_weights
 from fastreid.utils.errors import UserError
@@ -36,9 +36,11 @@ def shortcut(norm: NormFactory, c_in: int, c_out: int, stride: int) -> nn.Module
     return nn.Sequential(OrderedDict(conv=conv, bn=norm(c_out)))
 
 
-def block_output(norm: nn.Module, se: nn.Module | None, out: Tensor, x: Tensor) -> Tensor:
-    """Return relu(se(norm(out)) + x), the end of a block."""
-    return norm(out, RELU, x) if se is None else activate(se(norm(out)), RELU, x)
+def block_output(norm: nn.Module, se: nn.Module | None, out: Tensor, x: Tensor, last: nn.Module | None) -> Tensor:
+    """Return relu(last(se(norm(out)) + x)), the end of a block."""
+    activation = RELU if last is None else None
+    out = norm(out, activation, x) if se is None else activate(se(norm(out)), activation, x)
+    return out if last is None else last(out, RELU)
 
 
 class BasicBlock(nn.Module):
@@ -58,11 +60,12 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = norm(planes)
         self.se = SqueezeExcitation(planes) if with_se else None
+        self.IN: nn.Module | None = None
         self.downsample = shortcut(norm, c_in, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(self.bn1(self.conv1(x), RELU))
-        return block_output(self.bn2, self.se, out, x if self.downsample is None else self.downsample(x))
+        return block_output(self.bn2, self.se, out, x if self.downsample is None else self.downsample(x), self.IN)
 
 
 class Bottleneck(nn.Module):
@@ -83,12 +86,13 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(planes, c_out, 1, bias=False)
         self.bn3 = norm(c_out)
         self.se = SqueezeExcitation(c_out) if with_se else None
+        self.IN: nn.Module | None = None
         self.downsample = shortcut(norm, c_in, c_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn1(self.conv1(x), RELU)
         out = self.conv3(self.bn2(self.conv2(out), RELU))
-        return block_output(self.bn3, self.se, out, x if self.downsample is None else self.downsample(x))
+        return block_output(self.bn3, self.se, out, x if self.downsample is None else self.downsample(x), self.IN)
 
 
 # depth: (block, blocks in layer1..layer4)
@@ -101,7 +105,7 @@ VARIANTS = {
 }
 
 STAGE_NAMES = ("layer1", "layer2", "layer3", "layer4")
-IBN_STAGES = ("layer1", "layer2", "layer3")
+IBN_STAGES, IBN_B_STAGES = ("layer1", "layer2", "layer3"), ("layer1", "layer2")
 DUAL_NORM_FIRST_BATCH_STAGE = "layer4"
 # depth: number of non-local blocks by stage. Those of 50 and 101 are FastReID's, which has none for 18, 34 and 152.
 NON_LOCAL_BLOCKS = {
@@ -119,8 +123,9 @@ class ResNet(nn.Module):
     Args:
         norm: constructor of the normalization layer by channel count; a dictionary gives one for "stem" and each stage.
         depth: a key of `VARIANTS`. checkpoint: stages whose maps are not kept, see checkpointing.py.
-        ibn: constructor of the first normalization of the blocks of `IBN_STAGES`, `norm` where None.
+        ibn: constructor of the first normalization of the blocks of `IBN_STAGES`, `norm` where None (IBN-a).
         with_se: squeeze-and-excitation in each block. with_nl: the `NON_LOCAL_BLOCKS`, after a stage's last blocks.
+        ibn_b: IN in the stem, and after the last shortcut of each of `IBN_B_STAGES`.
     """
 
     def __init__(
@@ -132,16 +137,20 @@ class ResNet(nn.Module):
         ibn: NormFactory | None = None,
         with_se: bool = False,
         with_nl: bool = False,
+        ibn_b: bool = False,
     ):
         super().__init__()
         self.checkpointed = check_stages(checkpoint, STAGE_NAMES)
         norms = norm if isinstance(norm, dict) else dict.fromkeys(("stem", *STAGE_NAMES), norm)
         block, counts = VARIANTS[depth]
-        self.variant = " ".join([str(depth), *compress(("IBN", "SE", "NL"), (ibn, with_se, with_nl))])
+        chosen = compress(("IBN", "IBN-b", "SE", "NL"), (ibn, ibn_b, with_se, with_nl))
+        self.variant = " ".join([str(depth), *chosen])
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = norms["stem"](64)
+        self.bn1 = InstanceNorm(64) if ibn_b else norms["stem"](64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
+        self.widths = {"stem": channels}
+        self.styles = nn.ModuleDict()  # by the stage that they follow, see `add_styles`
         for index, (name, blocks, stride) in enumerate(zip(STAGE_NAMES, counts, (1, 2, 2, last_stride))):
             planes = 64 * 2**index
             first_norm = ibn if ibn and name in IBN_STAGES else norms[name]
@@ -150,7 +159,10 @@ class ResNet(nn.Module):
                 step = stride if position == 0 else 1
                 stage.append(block(norms[name], first_norm, channels, planes, step, with_se))
                 channels = planes * block.expansion
+            if ibn_b and name in IBN_B_STAGES:
+                stage[-1].IN = AppendedInstanceNorm(channels)
             self.add_module(name, nn.Sequential(*stage))
+            self.widths[name] = channels
         self.out_channels = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -163,9 +175,13 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.bn1(self.conv1(x), RELU))
+        if "stem" in self.styles:
+            x = self.styles["stem"](x)
         for name in STAGE_NAMES:
             for part in self.parts(name):
                 x = run_stage(part, x, name in self.checkpointed)
+            if name in self.styles:
+                x = self.styles[name](x)
         return x
 
     def parts(self, name: str) -> list[nn.Module]:
@@ -204,8 +220,10 @@ def build_resnet(cfg, depth: int) -> ResNet:
     """
     node, norm = cfg.MODEL.BACKBONE, cfg.MODEL.NORM
     norms = norm_by_stage(norm, ("stem", *STAGE_NAMES), DUAL_NORM_FIRST_BATCH_STAGE)
-    ibn = partial(IBN, fc_multiply=norm.IN_FC_MULTIPLY) if node.WITH_IBN else None
-    model = ResNet(norms, depth, node.LAST_STRIDE, node.CHECKPOINT, ibn, node.WITH_SE, node.WITH_NL)
+    kind = ibn_type(node)
+    ibn = partial(IBN, fc_multiply=norm.IN_FC_MULTIPLY) if kind == "a" else None
+    model = ResNet(norms, depth, node.LAST_STRIDE, node.CHECKPOINT, ibn, node.WITH_SE, node.WITH_NL, kind == "b")
+    add_styles(model, cfg, "stem", STAGE_NAMES)
     if node.PRETRAIN:
         path = node.PRETRAIN_PATH
         where = "put torchvision's ResNet weights there"

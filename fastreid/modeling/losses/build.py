@@ -10,12 +10,13 @@ from torch import Tensor
 from fastreid.modeling.losses.circle_loss import circle_loss
 from fastreid.modeling.losses.cross_entropy_loss import cross_entropy_loss
 from fastreid.modeling.losses.domain_losses import mmd_loss, scatter_loss, std_loss
+from fastreid.modeling.losses.dual_causality_loss import dual_causality_loss
 from fastreid.modeling.losses.triplet_loss import triplet_loss
 from fastreid.utils.comm import all_counts, gather_rows
 from fastreid.utils.errors import UserError
 
 Losses = dict[str, Tensor]
-LOGITS, FEATURES = "logits", ("before", "after")  # what a loss may see of a `HeadOutput`
+LOGITS, FEATURES, RESTITUTED = "logits", ("before", "after"), "restituted"  # what a loss may see of a `HeadOutput`
 
 
 class Loss(NamedTuple):
@@ -47,8 +48,10 @@ def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses
         raise UserError(f"{option} must name losses out of {', '.join(known)}; found {found}")
     chosen = [known[name] for name in names]
     for name, loss in zip(names, chosen):
-        if loss.sees not in (LOGITS, *FEATURES):
+        if loss.sees not in (LOGITS, RESTITUTED, *FEATURES):
             raise UserError(f"the FEAT_ORDER of {name} in MODEL.LOSSES must be before or after; found {loss.sees!r}")
+    if "DualCausalityLoss" in names:
+        check_restitution(cfg)
     compared = list(dict.fromkeys(loss.sees for loss in chosen if loss.sees != LOGITS))
 
     def losses(outputs, targets: Tensor, domains: Tensor) -> Losses:
@@ -56,10 +59,31 @@ def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses
         if compared:
             counts = all_counts(len(targets))
             labels = [gather_rows(values, counts) for values in (targets, domains)]
-            seen |= {order: (gather_rows(getattr(outputs, order), counts), *labels) for order in compared}
+            seen |= {order: (gather_features(getattr(outputs, order), counts), *labels) for order in compared}
         return {loss.key: loss.scale * loss.function(*seen[loss.sees]) for loss in chosen}
 
     return losses
+
+
+def gather_features(features: Tensor | tuple, counts: list[int]) -> Tensor | tuple:
+    """Return the rows of all processes; of each tensor, if it is a tuple of tensors or of such tuples."""
+    if isinstance(features, tuple):
+        return tuple(gather_features(part, counts) for part in features)
+    return gather_rows(features, counts)
+
+
+def check_restitution(cfg) -> None:
+    """Raise UserError if the model has no SNR layers for the dual causality loss, or not as many as weights."""
+    style, weights = cfg.MODEL.STYLE, cfg.MODEL.LOSSES.SNR.WEIGHTS
+    if style.NAME != "SNR":
+        raise UserError(
+            f"DualCausalityLoss is about SNR's layers: set MODEL.STYLE.NAME SNR (found {style.NAME!r}), or leave it out"
+        )
+    stages = len(style.STAGES) or 4
+    if len(weights) != stages:
+        raise UserError(
+            f"MODEL.LOSSES.SNR.WEIGHTS must be {stages} numbers, one for each SNR layer; found {len(weights)}"
+        )
 
 
 def loss_functions(node) -> dict[str, Loss]:
@@ -103,6 +127,9 @@ def loss_functions(node) -> dict[str, Loss]:
             fix_sigma=options.FIX_SIGMA,
         )
 
+    def dual_causality(restituted: tuple, targets: Tensor, domains: Tensor) -> Tensor:
+        return dual_causality_loss(restituted, targets, node.SNR.WEIGHTS)
+
     return {
         "CrossEntropyLoss": Loss("loss_cls", node.CE.SCALE, LOGITS, cross_entropy),
         "TripletLoss": triplet("loss_triplet", node.TRI),
@@ -113,4 +140,5 @@ def loss_functions(node) -> dict[str, Loss]:
         "SCT": Loss("loss_stc", node.SCT.SCALE, node.SCT.FEAT_ORDER, scatter),
         "STD": Loss("loss_std", node.STD.SCALE, node.STD.FEAT_ORDER, std),
         "MMD": Loss("loss_mmd", node.MMD.SCALE, node.MMD.FEAT_ORDER, mmd),
+        "DualCausalityLoss": Loss("loss_snr", node.SNR.SCALE, RESTITUTED, dual_causality),
     }
