@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import sys
@@ -45,12 +46,19 @@ class LogFile(logging.FileHandler):
 
     failed = False
 
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self.failed:
             self.failed = True
+            stream, self.stream = self.stream, None
+            with contextlib.suppress(OSError):  # here, or it would try again, and complain, when it is thrown away
+                stream.close()
             sys.stderr.write(f"cannot write {self.baseFilename} ({error.strerror}): the log goes on here alone\n")
 
 
