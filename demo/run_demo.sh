@@ -3,7 +3,7 @@
 set -eu
 DEMO_DATA=${DEMO_DATA:-datasets/synthetic}
 DEMO_CONFIG=${DEMO_CONFIG:-configs/Demo/synthetic.yml}
-DEMO_LOGS=${DEMO_LOGS:-logs/Demo/synthetic}
+DEMO_LOGS=${DEMO_LOGS:-logs/Demo/$(basename "$DEMO_CONFIG" .yml)}
 cd "$(dirname "$0")/.."
 . ./tools/find_python.sh
 FASTREID_DATASETS=$DEMO_DATA
