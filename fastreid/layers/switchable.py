@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastreid.layers.by_moments import by_moments
-from fastreid.layers.moments import find_statistics, pool
+from fastreid.layers.moments import find_statistics
 from fastreid.layers.normalization import BatchNorm
 from fastreid.layers.passes import activate
 
@@ -30,10 +30,12 @@ class SwitchableNorm(BatchNorm):
         self._check_input_dim(x)
 
         def coefficients(inst_mean: Tensor, inst_var: Tensor) -> tuple[Tensor, Tensor]:
-            layer = pool(inst_mean.T, inst_var.T)  # over channels what BN's is over images
+            # Over channels what BN's are over images; not `pool`, whose variance not every exporter of PyTorch knows here.
+            layer_mean = inst_mean.mean(1, keepdim=True)
+            layer_var = inst_var.mean(1, keepdim=True) + (inst_mean - layer_mean).square().mean(1, keepdim=True)
             batch = find_statistics(inst_mean, inst_var, x.shape[2] * x.shape[3], self.source())
-            mean = mixture(self.mean_weight, inst_mean, layer.mean[:, None], batch.mean)
-            var = mixture(self.var_weight, inst_var, layer.var[:, None], batch.var)
+            mean = mixture(self.mean_weight, inst_mean, layer_mean, batch.mean)
+            var = mixture(self.var_weight, inst_var, layer_var, batch.var)
             scale = self.weight * torch.rsqrt(var + self.eps)
             return scale, self.bias + (inst_mean - mean) * scale
 

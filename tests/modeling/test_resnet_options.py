@@ -119,7 +119,7 @@ def test_dual_norm_is_instance_norm_up_to_layer3():
         if name.rpartition(".")[2] in ("bn", "bn1", "bn2"):
             kinds.setdefault(name.partition(".")[0], set()).add(type(module))
     assert kinds == {**dict.fromkeys(("bn1", "layer1", "layer2", "layer3"), {InstanceNorm}), "layer4": {BatchNorm}}
-    with pytest.raises(UserError, match="TYPE_BACKBONE must be one of BN, .*DualNorm; found 'Dual'"):
+    with pytest.raises(UserError, match="TYPE_BACKBONE must be one of BN, .*DualNorm, SN; found 'Dual'"):
         build(TYPE_BACKBONE="Dual")
 
 
