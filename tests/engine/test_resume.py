@@ -67,6 +67,19 @@ def stepping(trainer):
     return trainer
 
 
+def whole_and_stopped(root, make_full_run, options):
+    """A run of four iterations, one that was saved after two, and that one resumed by another process."""
+    whole = stepping(make_full_run(root / "whole", **options))
+    whole.train(0, 4)
+    before = stepping(make_full_run(root / "stopped", **options))
+    before.train(0, 2)
+    before.checkpointer.save("model_0000001", 1)
+    torch.manual_seed(99)
+    resumed = stepping(make_full_run(root / "stopped", **options))
+    resumed.resume_or_load(True)
+    return whole, before, resumed
+
+
 def contiguous(tree):
     """The same content with every tensor contiguous, as the published program has them."""
     if isinstance(tree, dict):
@@ -125,14 +138,7 @@ def test_a_resumed_resnet_with_every_option_is_the_one_that_was_not_stopped(root
     options |= {"MODEL__BACKBONE__NAME": "resnet18", "MODEL__HEADS__IN_FEAT": 0}
     options |= {"MODEL__BACKBONE__CHECKPOINT": ("layer2",), "META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
 
-    whole = stepping(make_full_run(root / "whole", **options))
-    whole.train(0, 4)
-    before = stepping(make_full_run(root / "stopped", **options))
-    before.train(0, 2)
-    before.checkpointer.save("model_0000001", 1)
-    torch.manual_seed(99)
-    resumed = stepping(make_full_run(root / "stopped", **options))
-    resumed.resume_or_load(True)
+    whole, before, resumed = whole_and_stopped(root, make_full_run, options)
     assert resumed.start_iter == 2
     resumed.train(2, 4)
     first, expected = before.model.state_dict(), whole.model.state_dict()
@@ -154,14 +160,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_of_a_method_draws_what_the_one_that_was_not_stopped_draws(root, make_full_run, method):
     options = METHODS[method] | {"META__SOLVER__INIT__FIRST_INNER_LOOP": 1}
-    whole = stepping(make_full_run(root / "whole", **options))
-    whole.train(0, 4)
-    before = stepping(make_full_run(root / "stopped", **options))
-    before.train(0, 2)
-    before.checkpointer.save("model_0000001", 1)
-    torch.manual_seed(99)
-    resumed = stepping(make_full_run(root / "stopped", **options))
-    resumed.resume_or_load(True)
+    whole, _, resumed = whole_and_stopped(root, make_full_run, options)
     resumed.train(2, 4)
     expected = whole.model.state_dict()
     assert not [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]
