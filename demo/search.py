@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from fastreid import Predictor  # noqa: E402
 from fastreid.data.image_files import PICTURES, RESULTS, RESULTS_HEADER, find_images  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
-from fastreid.evaluation.calibration import load_threshold  # noqa: E402
+from fastreid.evaluation.calibration import Threshold, load_threshold  # noqa: E402
 from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features  # noqa: E402
 from fastreid.evaluation.pictures import Row, Tile, draw_page  # noqa: E402
 from fastreid.evaluation.search import (  # noqa: E402
@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--nlist", default=0, type=int, metavar="N", help="cells of ivf (default: 4 sqrt(gallery))")
     parser.add_argument("--nprobe", default=16, type=int, metavar="N", help="cells looked at for a query (default: 16)")
     beside = "of tools/calibrate.py: answer same or nobody (default: threshold.json beside the checkpoint)"
-    parser.add_argument("--threshold", nargs="?", const="", type=lambda text: text and home_path(text), metavar="FILE", help=beside)
+    parser.add_argument("--threshold", nargs="?", const="", type=home_path, metavar="FILE", help=beside)
     parser.add_argument("--far", type=float, metavar="RATE", help="its false accept rate, where that file has several")
     args = parser.parse_args()
     if args.far is not None and args.threshold is None:
@@ -145,14 +145,14 @@ def write_results(path: Path, queries: np.ndarray, gallery: np.ndarray, found: F
     logger.info(f"wrote {path}")
 
 
-def answer(found: Found, threshold: float) -> list[str]:
-    """Return "same" for each query whose nearest image is at most `threshold` away, "nobody" for the others."""
+def answer(found: Found, threshold: Threshold) -> list[str]:
+    """Return "same" for each query whose nearest image is at most the threshold away, "nobody" for the others."""
     columns, distances = (part[:, 0] for part in found)
-    return [SAME if near else NOBODY for near in (columns >= 0) & (distances <= threshold)]
+    return [SAME if near else NOBODY for near in (columns >= 0) & (distances <= threshold.distance)]
 
 
 def write_answers(
-    path: Path, queries: np.ndarray, gallery: np.ndarray, found: Found, answers: list[str], threshold: float
+    path: Path, queries: np.ndarray, gallery: np.ndarray, found: Found, answers: list[str], threshold: Threshold
 ) -> None:
     """Write a line for each query: same or nobody, the nearest image, its distance, and the threshold."""
     query_names, names = ([spreadsheet_text(name, "./") for name in part.tolist()] for part in (queries, gallery))
@@ -161,13 +161,17 @@ def write_answers(
         path,
         ("query", "answer", "nearest", "distance", "threshold"),
         (
-            (query, said, *((names[column], f"{value:.6f}") if column >= 0 else (None, None)), f"{threshold:.6f}")
+            (query, said, *((names[column], f"{value:.6f}") if column >= 0 else (None, None)), f"{threshold.distance:.6f}")
             for query, said, (column, value) in zip(query_names, answers, nearest)
         ),
     )
     logger.info(
-        f"at threshold {threshold:.4f}, {answers.count(SAME)} queries are answered {SAME}, {answers.count(NOBODY)} "
-        f"{NOBODY}: {path}"
+        f"at threshold {threshold.distance:.4f}, {answers.count(SAME)} queries are answered {SAME}, "
+        f"{answers.count(NOBODY)} {NOBODY}: {path}"
+    )
+    logger.info(
+        f"{threshold.far:g} is the false accept rate of one pair of images: with {len(gallery):,} images in the gallery "
+        f"up to {100 * threshold.most_alarms(len(gallery)):.3g} % of the queries of people not in it may be answered {SAME}"
     )
 
 

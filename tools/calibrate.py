@@ -38,17 +38,24 @@ from fastreid.utils.files import home_path, write_json  # noqa: E402
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Find the distance up to which two images count as one person.")
     parser.add_argument("--config-file", required=True, metavar="FILE", help="as of tools/train_net.py --eval-only")
-    parser.add_argument("--resume", action="store_true", help="take the last checkpoint of the output folder, whatever MODEL.WEIGHTS is")
+    last = "take the last checkpoint of the output folder, whatever MODEL.WEIGHTS is"
+    parser.add_argument("--resume", action="store_true", help=last)
     parser.add_argument("--num-pth", type=int, metavar="K", help="take model_<K>.pth of the output folder")
-    parser.add_argument("--trust-checkpoint", action="store_true", help="read checkpoints that could run any code while they are read")
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="labelled images: folder:<name>, or a test data set")
-    parser.add_argument("--train", action="store_true", help="take the data set's training images, not query and gallery")
-    parser.add_argument("--far", nargs="+", type=float, default=[0.01], metavar="RATE", help="wanted false accept rates: share of the pairs of two people that are taken for one (default: 0.01)")
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of people, for the intervals (default: 1000)")
+    trust = "read checkpoints that could run any code while they are read"
+    parser.add_argument("--trust-checkpoint", action="store_true", help=trust)
+    labelled = "labelled images: folder:<name>, or a test data set"
+    parser.add_argument("--dataset", required=True, metavar="NAME", help=labelled)
+    parser.add_argument("--train", action="store_true", help="take its training images, not query and gallery")
+    rates = "wanted false accept rates: share of the pairs of two people that are taken for one (default: 0.01)"
+    parser.add_argument("--far", nargs="+", type=float, default=[0.01], metavar="RATE", help=rates)
+    people = "of people, for the intervals (default: 1000)"
+    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help=people)
     parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--output", type=home_path, metavar="FILE", help=f"file to write (default: {THRESHOLDS} beside the checkpoint)")
-    where.add_argument("--apply", type=home_path, metavar="FILE", help="measure the thresholds of this file; nothing is written")
+    beside = f"file to write (default: {THRESHOLDS} beside the checkpoint)"
+    where.add_argument("--output", type=home_path, metavar="FILE", help=beside)
+    there = "measure the thresholds of this file; nothing is written"
+    where.add_argument("--apply", type=home_path, metavar="FILE", help=there)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options over the config, before --far")
     args = parser.parse_intermixed_args(arguments)
     args.eval_only = True
@@ -85,9 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
         "intervals": {"confidence": CONFIDENCE, "resamples_of_people": args.resamples, "seed": args.seed},
     }
     print(
-        f"{args.dataset}: {about['images']:,} images of {about['people']:,} people, {about['pairs_of_one_person']:,} pairs "
-        f"of one person and {about['pairs_of_two_people']:,} of two, from two cameras; {record['metric']} distance of "
-        f"{record['checkpoint']}"
+        f"{args.dataset}: {about['images']:,} images of {about['people']:,} people, {about['pairs_of_one_person']:,} "
+        f"pairs of one person and {about['pairs_of_two_people']:,} of two, from two cameras; {record['metric']} "
+        f"distance of {record['checkpoint']}"
     )
     print(table(rows, given))
     if given is None:

@@ -117,7 +117,7 @@ class Predictor:
         first, second = as_list(first), as_list(second)
         if len(first) != len(second):
             raise UserError(f"pairs of images need as many first as second ones, found {len(first)} and {len(second)}")
-        return pair_distance(self(first), self(second), self.cfg.TEST.METRIC) <= limit
+        return pair_distance(self(first), self(second), self.cfg.TEST.METRIC) <= limit.distance
 
 
 class ImageList(Dataset):

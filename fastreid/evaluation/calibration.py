@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -89,8 +89,8 @@ class People:
             errors = allowed_errors(far, different)
             if not errors:
                 raise UserError(
-                    f"{name}: a false accept rate of {far:g} cannot be measured with {different:,} pairs of two people, "
-                    f"at least {np.ceil(1 / far):,.0f} are needed: ask for a higher --far, or add people"
+                    f"{name}: a false accept rate of {far:g} cannot be measured with {different:,} pairs of two "
+                    f"people, at least {np.ceil(1 / far):,.0f} are needed: ask for a higher --far, or add people"
                 )
             if errors < ENOUGH_ERRORS:
                 logger.warning(
@@ -101,9 +101,10 @@ class People:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Distances of the pairs of one person (P,) and the smallest of those of two (K,), each ascending, and who they are.
+    """Distances of the pairs of one person (P,) and the smallest of those of two (K,), each ascending.
 
-    owner: (P,). first, second: (K,). limit: every pair of two people up to this distance is there.
+    owner: (P,) the person. first, second: (K,) the two people. limit: each pair of two people up to this distance is
+    there.
     """
 
     same: np.ndarray
@@ -206,17 +207,17 @@ def interval(samples: np.ndarray) -> list[float | None]:
 def measure(
     pairs: Pairs, people: People, fars: Sequence[float], given: Sequence[float], resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return for each wanted rate the threshold, and its FAR and TAR, with intervals; for each given threshold the same.
+    """Return for each wanted rate the threshold with its FAR and TAR, and intervals; for each given threshold the same.
 
-    The threshold's interval is of the thresholds that the resamples would give, those of the rates are at the threshold.
+    The threshold's interval is of the thresholds that the resamples would give, those of the rates are at the point.
     """
     once = Weighted(pairs, people, np.ones(people.count, np.int64))
     points = [once.threshold(far) for far in fars] + list(given)
     for far, point in zip(fars, points):
         if not np.isfinite(point):
             raise UserError(
-                f"no threshold has a false accept rate of {far:g}: even the nearest pair of two people, of which more are "
-                "as near, is nearer than all pairs of one"
+                f"no threshold has a false accept rate of {far:g}: more pairs of two people than that are equally "
+                "near, and nearer than all pairs of one. Are there copies of images under two names?"
             )
     samples = []
     for weights in resampled(people, resamples, seed):
@@ -286,7 +287,21 @@ def require_model(found: dict[str, Any], expected: dict[str, Any], path: Path) -
         )
 
 
-def load_threshold(predictor: Predictor, path: Path | None = None, far: float | None = None) -> float:
+class Threshold(NamedTuple):
+    """A distance up to which two images count as one person, and the false accept rate that it was calibrated for."""
+
+    distance: float
+    far: float
+
+    def most_alarms(self, gallery: int) -> float:
+        """Return a bound, 0..1, on the share of queries of people not in the gallery that find someone in it.
+
+        Each of the `gallery` images is one more chance (Boole's inequality), where the false accept rate holds.
+        """
+        return min(1.0, self.far * gallery)
+
+
+def load_threshold(predictor: Predictor, path: Path | None = None, far: float | None = None) -> Threshold:
     """Return the threshold of a file of tools/calibrate.py for the model of a predictor.
 
     Args:
@@ -304,7 +319,7 @@ def load_threshold(predictor: Predictor, path: Path | None = None, far: float | 
     if far not in rows:
         asked = "several false accept rates" if far is None else f"no false accept rate {far:g}"
         raise UserError(f"{path} has {asked}: name one of {', '.join(f'{rate:g}' for rate in rows)}")
-    return rows[far]
+    return Threshold(rows[far], far)
 
 
 def read_thresholds(path: Path) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def open_set_rates(
     for rate in rates:
         allowed = allowed_errors(rate, len(alarms))
         if not allowed:
-            logger.warning(f"a false alarm rate of {rate:g} cannot be measured with {len(alarms)} queries without a match")
+            logger.warning(f"a false alarm rate of {rate:g} cannot be measured with {len(alarms)} queries of no match")
         below = distance < alarms[allowed]
         measured = allowed and below.any()
         row[f"DIR@FAR={rate:g}"] = 100 * (right & below)[known].mean() if measured else np.nan

@@ -186,7 +186,9 @@ def test_search_answers_same_or_nobody_by_a_threshold(command, people, run_folde
     for row in answers:
         assert row["answer"] == ("same" if float(row["distance"]) == near else "nobody")
         assert row["nearest"] in [other["image"] for other in plain if other["query"] == row["query"] and other["rank"] == "1"]
-    assert "1 queries are answered same, 1 nobody" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 queries are answered same, 1 nobody" in said
+    assert "with 6 images in the gallery up to 60 %" in said
 
 
 def test_search_refuses_thresholds_before_features(command, people, run_folder, tmp_path):
