@@ -82,7 +82,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--nlist", default=0, type=int, metavar="N", help="cells of ivf (default: 4 sqrt(gallery))")
     parser.add_argument("--nprobe", default=16, type=int, metavar="N", help="cells looked at for a query (default: 16)")
     beside = "of tools/calibrate.py: answer same or nobody (default: threshold.json beside the checkpoint)"
-    parser.add_argument("--threshold", nargs="?", const="", type=home_path, metavar="FILE", help=beside)
+    # False: without FILE. (argparse would make a path of a text.)
+    parser.add_argument("--threshold", nargs="?", const=False, type=home_path, metavar="FILE", help=beside)
     parser.add_argument("--far", type=float, metavar="RATE", help="its false accept rate, where that file has several")
     args = parser.parse_args()
     if args.far is not None and args.threshold is None:
