@@ -245,8 +245,11 @@ def calibrate(
 ) -> list[dict[str, Any]]:
     """Return the rows of `measure` from the features (N, D) of all images: the same for the same seed.
 
-    More pairs are kept, in a further pass over the distances, where some resample needs them.
+    Either `fars` are wanted or thresholds `given`. More pairs are kept, in a further pass over the distances, where some
+    resample needs them.
     """
+    if bool(fars) == bool(given):
+        raise ValueError("expected either wanted rates or given thresholds")
     total = people.different(np.ones(people.count, np.int64))
     keep = min(total, KEPT * max((allowed_errors(far, total) for far in fars), default=0) + 1)
     while True:
