@@ -276,11 +276,9 @@ def model_record(cfg, model, checkpoint: str) -> dict[str, Any]:
 
 def require_model(found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
     """Raise UserError if the thresholds in `path` are not of the model, metric and options of a `model_record`."""
-    other = [f"{key} {found[key]}" for key in ("metric", "checkpoint") if found[key] != expected[key]]
-    if found["weights"] == expected["weights"]:  # of a copy, or of a folder that was moved
-        other = [name for name in other if not name.startswith("checkpoint")]
-    elif not any(name.startswith("checkpoint") for name in other):
-        other.append(f"checkpoint, which was {found['checkpoint']} too")
+    other = [] if found["metric"] == expected["metric"] else [f"metric {found['metric']}"]
+    if found["weights"] != expected["weights"]:  # the same weights may be a copy, or in a folder that was moved
+        other.append(f"weights of the checkpoint {found['checkpoint']}")
     other += [f"{key} {found['options'].get(key)}" for key, value in expected["options"].items()
               if found["options"].get(key) != value]  # fmt: skip
     if other:
