@@ -284,7 +284,7 @@ def require_model(found: dict[str, Any], expected: dict[str, Any], path: Path) -
     if other:
         raise UserError(
             f"the thresholds in {path} are of another model ({', '.join(other)}) than {expected['checkpoint']} with "
-            f"these options: their distances do not compare. Calibrate this one with tools/calibrate.py"
+            "these options: their distances do not compare. Calibrate this one with tools/calibrate.py"
         )
 
 
