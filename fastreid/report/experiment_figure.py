@@ -11,6 +11,7 @@ from fastreid.report.experiment_table import GROUP, Measured, Table
 from fastreid.utils.figures import GREY, MARKERS, PALETTE, plt, save_figure, short, style_of_line, use_style
 
 ROW_HEIGHT = 0.24  # inches for each group of a row
+LEGEND_WIDTH = 2.4  # inches beside the panels of one group over the other
 
 
 def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
@@ -22,7 +23,7 @@ def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
     figure, axes = plt.subplots(
         len(heights),
         len(metrics),
-        figsize=(max(7.0, 4.2 * len(metrics) + 1), sum(heights)),
+        figsize=(max(7.0, 4.2 * len(metrics) + 1) + LEGEND_WIDTH * bool(experiment.gap), sum(heights)),
         squeeze=False,
         layout="constrained",
         height_ratios=heights,
@@ -36,7 +37,7 @@ def plot_table(path: Path, experiment: Experiment, table: Table) -> None:
     if len(entries) > 1:
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=5)
     if experiment.gap and legend_entries(axes[1, 0]):
-        axes[1, 0].legend(fontsize=8, loc="upper left")
+        axes[1, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.suptitle(experiment.title, fontsize=12)
     save_figure(figure, path)
 
