@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "tests" / "command_server.py"
 DOCUMENTS = [path for pattern in ("README.md", "*/README.md", "configs/*/README.md", "tools/*/README.md")
              for path in sorted(ROOT.glob(pattern)) if not path.relative_to(ROOT).parts[0].startswith(".")]
-TIMEOUT = 300  # seconds
+TIMEOUT = 900  # seconds, on a machine with much other work
 LANGUAGES = ("sh", "bash", "python")
 # What makes the demo's training and data short; of the data, VIPeR is as large as the demo's, so that counts are too.
 SHORT = {
