@@ -1,6 +1,6 @@
 #!/bin/sh
-# make study: does it generalize? Twelve runs on synthetic domains, then the table of seen and unseen ones. Goes on where it
-# was stopped.
+# make study: does it generalize? Twelve runs on synthetic domains, then the table of seen and unseen ones. Goes on
+# where it was stopped.
 set -eu
 STUDY_DATA=${STUDY_DATA:-datasets/study}
 STUDY_TABLE=${STUDY_TABLE:-configs/Table/synthetic-study.yml}
