@@ -24,7 +24,7 @@ TIMEOUT = 900  # seconds, on a machine with much other work
 LANGUAGES = ("sh", "bash", "python")
 # What makes the demo's training and data short; of the data, VIPeR is as large as the demo's, so that counts are too.
 SHORT = {
-    "SOLVER": {"MAX_ITER": 1, "STEPS": [1], "WRITE_PERIOD": 1, "CHECKPOINT_PERIOD": 1},
+    "SOLVER": {"MAX_ITER": 1, "IMS_PER_BATCH": 8, "STEPS": [1], "WRITE_PERIOD": 1, "CHECKPOINT_PERIOD": 1},
     "META": {"SOLVER": {"INIT": {"FIRST_INNER_LOOP": 1}}},
     "INPUT": {"SIZE_TRAIN": [32, 16], "SIZE_TEST": [32, 16]},
     "DATALOADER": {"NUM_WORKERS": 0},
