@@ -35,13 +35,14 @@ class Mixture(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the gradients need, with r and R as above: r, wi * r and m - M, (N, C); R and wb * R, (C,)."""
+    """What the gradients need, with r and R as above: r, wi * r and m - M, (N, C); R, wb * R and V + eps, (C,)."""
 
     inst_rsqrt: Tensor
     inst_scale: Tensor
     distance: Tensor
     batch_rsqrt: Tensor
     batch_scale: Tensor
+    batch_var: Tensor
 
 
 def coefficients(
@@ -49,12 +50,14 @@ def coefficients(
 ) -> tuple[Tensor, Tensor, Statistics, Kept]:
     """Return scale and shift (N, C) from the images' moments, the batch's statistics, and what the gradients need."""
     statistics = find_statistics(mean, var, pixels, source)
-    inst_rsqrt, batch_rsqrt = torch.rsqrt(var + eps), torch.rsqrt(statistics.var + eps)
-    inst_scale, batch_scale = mixture.weight * inst_rsqrt, mixture.batch_weight * batch_rsqrt
+    # Two tensors at a time are one launch on a GPU.
+    variances = torch._foreach_add([var, statistics.var], eps)
+    rsqrts = torch._foreach_rsqrt(variances)
+    inst_scale, batch_scale = mixture.weight * rsqrts[0], mixture.batch_weight * rsqrts[1]
     distance = mean - statistics.mean
     scale = torch.lerp(inst_scale, batch_scale, mixture.gate)
     shift = torch.lerp(mixture.bias, torch.addcmul(mixture.batch_bias, distance, batch_scale), mixture.gate)
-    return scale, shift, statistics, Kept(inst_rsqrt, inst_scale, distance, batch_rsqrt, batch_scale)
+    return scale, shift, statistics, Kept(rsqrts[0], inst_scale, distance, rsqrts[1], batch_scale, variances[1])
 
 
 def gradients(
@@ -86,8 +89,8 @@ def gradients(
         of_batch = torch.zeros_like(sums)
     else:
         of_all = all_sum(sums) if statistics.synchronized else sums
-        of_batch = of_all * (gate * kept.batch_scale / (-pixels * statistics.images))
-        of_batch[0].mul_(kept.batch_rsqrt).mul_(kept.batch_rsqrt)
+        of_batch = of_all * (gate * kept.batch_scale).div_(-pixels * statistics.images)
+        of_batch[0].div_(kept.batch_var)
     slope = torch.addcmul(of_batch[0], own, instance * kept.inst_rsqrt, value=-1 / pixels)
     offset = torch.addcmul(of_batch[1], of_batch[0], kept.distance).addcmul_(own, for_shift, value=-1 / pixels)
 

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastreid.layers.coefficients import Kept, Mixture
+from fastreid.layers.coefficients import Mixture
+from fastreid.layers.coefficients import coefficients as eager_coefficients
 from fastreid.layers.coefficients import gradients as eager_gradients
 from fastreid.layers.moments import Source, Statistics, find_statistics
 from fastreid.layers.passes import UPPER_BOUND, Kernels, memory_format
@@ -340,7 +341,9 @@ def coefficients(
     """Return scale and shift (N, C), the batch's statistics, and what `gradients` needs."""
     images, channels = mean.shape
     given = None
-    if source is None or source.synchronized or source.population is not None:
+    if source is not None and source.synchronized:
+        return eager_coefficients(mean, var, pixels, source, mixture, eps)
+    if source is None or source.population is not None:
         given = find_statistics(mean, var, pixels, source)
         source = Source(given.mean, given.var, pooled=False)
     pooled = source.pooled and images > 0
@@ -366,11 +369,9 @@ def gradients(
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Return slope and offset, (N, C), and the gradients for the mixture, from those for scale and shift, (N, C)."""
-    mean, inst_rsqrt, batch_rsqrt = kept
     if statistics.synchronized:
-        distance, scales = mean - statistics.mean, (mixture.weight * inst_rsqrt, mixture.batch_weight * batch_rsqrt)
-        eager = Kept(inst_rsqrt, scales[0], distance, batch_rsqrt, scales[1])
-        return eager_gradients(for_scale, for_shift, pixels, statistics, mixture, eager, needed)
+        return eager_gradients(for_scale, for_shift, pixels, statistics, mixture, kept, needed)
+    mean, inst_rsqrt, batch_rsqrt = kept
     slope, offset = torch.empty_like(mean), torch.empty_like(mean)
     found = mean.new_empty(len(mixture), mean.shape[1])
     grid, tile = columns(mean)

@@ -27,6 +27,7 @@ from fastreid.layers.passes import (
     centre,
     memory_format,
     multiply_add,
+    shares,
     statistics_input,
 )
 
@@ -101,13 +102,16 @@ class Normalize(torch.autograd.Function):
         kept, mixture = others[:-parameters], Mixture(*others[-parameters:])
         activation, kernels = ctx.activation, ctx.kernels
         needs_x, needs_residual, *needed = ctx.needs_input_grad[:2] + ctx.needs_input_grad[6:]
-        if needs_residual or torch.is_grad_enabled():
+        shared = shares(kernels, x)
+        if needs_residual or shared or torch.is_grad_enabled():
             grad, y, activation = activation_gradient(grad, y, activation), None, None
         for_residual = grad if needs_residual else None
         if torch.is_grad_enabled():
             found = differentiable_gradients(grad, x, mixture, statistics, ctx.eps)
             return found[0], for_residual, *NO_TENSORS, *found[1:]
         grad = grad.contiguous(memory_format=memory_format(x))
+        if shared:
+            x, mean = centre(x, mean), None
         for_scale, for_shift = kernels.coefficient_gradients(grad, x, mean, y, activation)
         pixels = x.shape[2] * x.shape[3]
         slope, offset, found = kernels.gradients(for_scale, for_shift, pixels, statistics, mixture, kept, needed)

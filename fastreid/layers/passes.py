@@ -44,9 +44,9 @@ def per_map(values: Tensor) -> Tensor:
     return values[..., None, None]
 
 
-def centre(x: Tensor, mean: Tensor) -> Tensor:
-    """Return x - mean."""
-    return statistics_input(x) - per_map(mean)
+def centre(x: Tensor, mean: Tensor | None) -> Tensor:
+    """Return x - mean, or x where its mean has been taken off."""
+    return x if mean is None else statistics_input(x) - per_map(mean)
 
 
 def multiply_add(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor | None) -> Tensor:
@@ -54,19 +54,20 @@ def multiply_add(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor | None) ->
     return torch.addcmul(per_map(shift), x, per_map(scale), out=out if out is not None and out.dtype == x.dtype else None)
 
 
-# The passes over whole maps. Each is one kernel when torch.compile has compiled it.
+# The passes over whole maps. Each is one kernel when torch.compile has compiled it. Without a mean, x is centred already.
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each image and channel, in two passes."""
+    if x.device.type != "cpu":  # where torch.var_mean is not vectorized, and would take most of a network's time
+        return torch.var_mean(statistics_input(x), (2, 3), correction=0)[::-1]
     mean = statistics_input(x).mean((2, 3))
-    # Not torch.var: it is not vectorized on the CPU, where it would take most of a network's time.
     return mean, centre(x, mean).square_().mean((2, 3))
 
 
 def output(
     x: Tensor,
-    mean: Tensor,
+    mean: Tensor | None,
     scale: Tensor,
     shift: Tensor,
     residual: Tensor | None,
@@ -90,17 +91,18 @@ def activation_gradient(grad: Tensor, y: Tensor | None, activation: str | None) 
 
 
 def coefficient_gradients(
-    grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None, activation: str | None
+    grad: Tensor, x: Tensor, mean: Tensor | None, y: Tensor | None, activation: str | None
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients for scale and shift, (N, C), from that for y."""
     grad = statistics_input(activation_gradient(grad, y, activation))
-    return centre(x, mean).mul_(grad).sum((2, 3)), grad.sum((2, 3))
+    products = x * grad if mean is None else centre(x, mean).mul_(grad)
+    return products.sum((2, 3)), grad.sum((2, 3))
 
 
 def input_gradient(
     grad: Tensor,
     x: Tensor,
-    mean: Tensor,
+    mean: Tensor | None,
     scale: Tensor,
     slope: Tensor,
     offset: Tensor,
@@ -141,6 +143,14 @@ def in_parts(function: Callable, gives_map: bool) -> Callable:
         return result
 
     return wrapped
+
+
+def shares(kernels: Kernels, x: Tensor) -> bool:
+    """Tell whether the backward passes share what they need of a map: eagerly, on a GPU, where each function is a launch.
+
+    On the CPU it is faster to compute it again in the cache.
+    """
+    return kernels is EAGER and x.device.type != "cpu" and x.dtype == statistics_input(x[:0]).dtype
 
 
 def of_images(arguments: tuple, part: slice) -> list:
