@@ -7,6 +7,11 @@
 Writes results.csv and a picture for each query. The gallery's features are kept in gallery.npz of the output folder,
 and only those of new and changed images are computed the next time. A gallery of features that demo.py wrote is taken
 as it is; the images that it names are read only for the pictures.
+
+    python3 demo/search.py --config-file logs/Sample/DG-mobilenet --query queries/ --gallery station/ --threshold
+
+With the threshold.json that tools/calibrate.py has written beside the checkpoint, each query is answered: "same" if its
+nearest image is near enough to show the same person, "nobody" if not. The answers are in answers.csv and the pictures.
 """
 import argparse
 import logging
@@ -24,6 +29,7 @@ import numpy as np  # noqa: E402
 from fastreid import Predictor  # noqa: E402
 from fastreid.data.image_files import PICTURES, RESULTS, RESULTS_HEADER, find_images  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
+from fastreid.evaluation.calibration import Threshold, load_threshold  # noqa: E402
 from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features  # noqa: E402
 from fastreid.evaluation.pictures import Row, Tile, draw_page  # noqa: E402
 from fastreid.evaluation.search import (  # noqa: E402
@@ -41,6 +47,7 @@ from fastreid.utils.logger import setup_logger  # noqa: E402
 from fastreid.utils.text import file_part, spreadsheet_text  # noqa: E402
 
 logger = logging.getLogger("fastreid.search")
+ANSWERS, SAME, NOBODY = "answers.csv", "same", "nobody"
 
 
 def main() -> None:
@@ -50,11 +57,17 @@ def main() -> None:
         import_faiss()  # now, not after the features
     require_folder(args.output)
     predictor = Predictor(args.config_file, args.opts)
+    # Before the features: a threshold of another model is refused at once.
+    threshold = None if args.threshold is None else load_threshold(predictor, args.threshold or None, args.far)
     gallery = load_gallery(predictor, args.gallery, args.output)
     queries = compute_features(predictor, find_images(args.query), "queries")
     found = search(predictor.cfg, queries.features, gallery.features, args)
     write_results(args.output / RESULTS, queries.paths, gallery.paths, found)
-    draw_results(args.output / PICTURES, queries.paths[: args.pictures], gallery.paths, found)
+    answers = None
+    if threshold is not None:
+        answers = answer(found, threshold)
+        write_answers(args.output / ANSWERS, queries.paths, gallery.paths, found, answers, threshold)
+    draw_results(args.output / PICTURES, queries.paths[: args.pictures], gallery.paths, found, answers)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -68,7 +81,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--index", choices=INDEXES, default="exact", help="ivf: approximate, through faiss")
     parser.add_argument("--nlist", default=0, type=int, metavar="N", help="cells of ivf (default: 4 sqrt(gallery))")
     parser.add_argument("--nprobe", default=16, type=int, metavar="N", help="cells looked at for a query (default: 16)")
+    beside = "of tools/calibrate.py: answer same or nobody (default: threshold.json beside the checkpoint)"
+    # False: without FILE. (argparse would make a path of a text.)
+    parser.add_argument("--threshold", nargs="?", const=False, type=home_path, metavar="FILE", help=beside)
+    parser.add_argument("--far", type=float, metavar="RATE", help="its false accept rate, where that file has several")
     args = parser.parse_args()
+    if args.far is not None and args.threshold is None:
+        parser.error("--far says which threshold: add --threshold")
     if args.top_k < 1 or args.pictures < 0:
         parser.error("--top-k must be at least 1 and --pictures at least 0")
     return args
@@ -127,15 +146,48 @@ def write_results(path: Path, queries: np.ndarray, gallery: np.ndarray, found: F
     logger.info(f"wrote {path}")
 
 
-def draw_results(folder: Path, queries: np.ndarray, gallery: np.ndarray, found: Found) -> None:
-    """Draw each query with the images that were found."""
+def answer(found: Found, threshold: Threshold) -> list[str]:
+    """Return "same" for each query whose nearest image is at most the threshold away, "nobody" for the others."""
+    columns, distances = (part[:, 0] for part in found)
+    return [SAME if near else NOBODY for near in (columns >= 0) & (distances <= threshold.distance)]
+
+
+def write_answers(
+    path: Path, queries: np.ndarray, gallery: np.ndarray, found: Found, answers: list[str], threshold: Threshold
+) -> None:
+    """Write a line for each query: same or nobody, the nearest image, its distance, and the threshold."""
+    query_names, names = ([spreadsheet_text(name, "./") for name in part.tolist()] for part in (queries, gallery))
+    nearest = zip(*(part[:, 0].tolist() for part in found))
+    write_rows(
+        path,
+        ("query", "answer", "nearest", "distance", "threshold"),
+        (
+            (query, said, *((names[column], f"{value:.6f}") if column >= 0 else (None, None)), f"{threshold.distance:.6f}")
+            for query, said, (column, value) in zip(query_names, answers, nearest)
+        ),
+    )
+    logger.info(
+        f"at threshold {threshold.distance:.4f}, {answers.count(SAME)} queries are answered {SAME}, "
+        f"{answers.count(NOBODY)} {NOBODY}: {path}"
+    )
+    logger.info(
+        f"{threshold.far:g} is the false accept rate of one pair of images: with {len(gallery):,} images in the gallery "
+        f"up to {100 * threshold.most_alarms(len(gallery)):.3g} % of the queries of people not in it may be answered {SAME}"
+    )
+
+
+def draw_results(
+    folder: Path, queries: np.ndarray, gallery: np.ndarray, found: Found, answers: list[str] | None = None
+) -> None:
+    """Draw each query with the images that were found, and its answer if there is one."""
     for number, query in enumerate(queries.tolist()):
         pairs = [(column, value) for column, value in zip(*(part[number] for part in found)) if column >= 0]
         tiles = [
             Tile(str(gallery[column]), (f"{rank}   {value:.3f}", Path(gallery[column]).stem))
             for rank, (column, value) in enumerate(pairs, start=1)
         ]
-        page = draw_page([Row(query, Tile(query, ("query",), "query"), tiles)])
+        words = "query" if answers is None else f"query: {answers[number]}"
+        page = draw_page([Row(query, Tile(query, (words,), "query"), tiles)])
         with atomic_path(folder / f"{number + 1:04d}_{file_part(Path(query).stem)}.png") as temporary:
             page.save(temporary)
     if len(queries):

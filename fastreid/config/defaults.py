@@ -267,6 +267,11 @@ _C.TEST.BLOCK_SIZE = 16_000_000  # distances held at a time, 4 bytes each
 _C.TEST.FLIP = False  # average the features of each image and its mirror image
 _C.TEST.PER_QUERY = False  # write AP, first correct rank, margin and nearest other of each query to per_query/*.csv
 
+_C.TEST.OPEN_SET = CN()  # detection and identification rates, beside the table: who is asked for may not be in the gallery
+_C.TEST.OPEN_SET.ENABLED = False
+_C.TEST.OPEN_SET.UNKNOWN = 0.3  # share of the people asked for who are taken out of the gallery, by SEED; 0: as the data are
+_C.TEST.OPEN_SET.FALSE_ALARM_RATES = [0.01, 0.1]  # shares of the queries without a match that get an answer
+
 _C.TEST.PRECISE_BN = CN()  # before each test, running statistics are computed anew, as mean and variance of many batches
 _C.TEST.PRECISE_BN.ENABLED = False  # (after SOLVER.SWA they always are, of NUM_ITER batches)
 _C.TEST.PRECISE_BN.DATASET = "Market1501"  # whose training images; '', and with SOLVER.SWA alone: of all DATASETS.NAMES

@@ -91,10 +91,7 @@ def choose_images(cfg, name: str, role: str) -> tuple[Items, np.ndarray]:
         items = build_dataset(name, datasets_root()).train()
         known = np.ones(len(items), dtype=bool)
     else:
-        test_set = load_test_set(name)
-        items = test_set.items
-        queries = np.concatenate([split.query for split in test_set.splits])
-        known = np.isin(items.pids, items.pids[queries])
+        items, known = images_asked_for(name)
     if len(items) == 0:
         raise UserError(f"{name} ({role}) has no images: check its folder and splits")
     options = cfg.ANALYSIS
@@ -103,6 +100,14 @@ def choose_images(cfg, name: str, role: str) -> tuple[Items, np.ndarray]:
     if len(index) < len(items):
         logger.info(f"{name} ({role}): {len(index):,} of {len(items):,} images are looked at (ANALYSIS.IMAGES)")
     return items[index], known[index]
+
+
+def images_asked_for(name: str) -> tuple[Items, np.ndarray]:
+    """Return the images of a test set, and which of them, (N,) bool, show people that a query asks for."""
+    test_set = load_test_set(name)
+    items = test_set.items
+    queries = np.concatenate([split.query for split in test_set.splits])
+    return items, np.isin(items.pids, items.pids[queries])
 
 
 def domain_samples(cfg, samples: Sequence[Sample]) -> list[Sample]:

@@ -396,5 +396,5 @@ def report(cfg: CfgNode, results: Results, **about) -> Results:
     test = cfg.TEST
     options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
     results.save(Path(cfg.OUTPUT_DIR), **about, options=options, machine=machine_name(cfg.MODEL.DEVICE))
-    logger.info(f"results:\n{results.table()}\n{results.counted()}")
+    logger.info(f"results:\n{results.table()}\n{results.counted()}{results.open_set_table()}")
     return results

@@ -25,7 +25,9 @@ from fastreid.data.decode import DECODER_ERRORS, read_image, reason, to_rgb
 from fastreid.data.stream import SharedCollate
 from fastreid.data.transforms import build_transforms
 from fastreid.engine.defaults import build_from_checkpoint, output_folder
+from fastreid.evaluation.calibration import load_threshold
 from fastreid.evaluation.checked_sets import check_test_options
+from fastreid.evaluation.distance import pair_distance
 from fastreid.evaluation.extraction import forward_batches
 from fastreid.utils.checkpoint import checkpoint_names, last_checkpoint
 from fastreid.utils.errors import UserError
@@ -91,6 +93,31 @@ class Predictor:
         options["collate_fn"] = SharedCollate(collate_images)
         loader = DataLoader(ImageList(images, self.transform), batch_size=cfg.TEST.IMS_PER_BATCH, **options)
         return forward_batches(cfg, self.model, loader, len(images), name)
+
+    def same_person(
+        self,
+        first: OneImage | Sequence[OneImage],
+        second: OneImage | Sequence[OneImage],
+        thresholds: str | Path | None = None,
+        far: float | None = None,
+    ) -> Tensor:
+        """Tell for each pair of images, `first[i]` and `second[i]`, whether they show one person, (N,) bool.
+
+        They do if their distance (`TEST.METRIC`) is at most the threshold that tools/calibrate.py has found. A threshold
+        belongs to the place where it was calibrated.
+
+        Args:
+            thresholds: its file; None: threshold.json beside the checkpoint. far: the false accept rate, where the file
+                has thresholds for several.
+
+        Raises:
+            UserError: as `__call__`, the numbers of images differ, or the file is missing, of another model or options.
+        """
+        limit = load_threshold(self, None if thresholds is None else Path(thresholds), far)
+        first, second = as_list(first), as_list(second)
+        if len(first) != len(second):
+            raise UserError(f"pairs of images need as many first as second ones, found {len(first)} and {len(second)}")
+        return pair_distance(self(first), self(second), self.cfg.TEST.METRIC) <= limit.distance
 
 
 class ImageList(Dataset):

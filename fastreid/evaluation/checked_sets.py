@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastreid.data.build import load_test_set
 from fastreid.data.datasets import TestSet
 from fastreid.evaluation.distance import METRICS
+from fastreid.evaluation.open_set import check_open_set, open_split
 from fastreid.evaluation.query_expansion import check_expansion
 from fastreid.evaluation.rank import check_shapes, find_same_identity, no_match_error
 from fastreid.evaluation.rerank import check_reranking
@@ -25,6 +26,8 @@ def load_test_sets(cfg) -> dict[str, TestSet]:
     test_sets = {name: load_test_set(name) for name in cfg.DATASETS.TESTS}
     for name, test_set in test_sets.items():
         require_matches(name, test_set)
+        if cfg.TEST.OPEN_SET.ENABLED:
+            require_open_sets(cfg, name, test_set)
     return test_sets
 
 
@@ -41,6 +44,15 @@ def require_matches(name: str, test_set: TestSet) -> None:
             raise UserError(f"{name}, {split.name}: {error}") from error
 
 
+def require_open_sets(cfg, name: str, test_set: TestSet) -> None:
+    """Raise UserError if TEST.OPEN_SET leaves a split without queries with a match, or without queries without one."""
+    for split in test_set.splits:
+        try:
+            open_split(test_set.items, split, cfg.TEST.OPEN_SET.UNKNOWN, cfg.SEED)
+        except UserError as error:
+            raise UserError(f"{name}, {split.name}: {error}") from error
+
+
 def check_test_options(cfg) -> None:
     """Raise UserError for an option of TEST that is out of its range."""
     test = cfg.TEST
@@ -49,6 +61,8 @@ def check_test_options(cfg) -> None:
     if test.IMS_PER_BATCH < 1:
         raise UserError(f"TEST.IMS_PER_BATCH must be at least 1 image; found {test.IMS_PER_BATCH}")
     rows_per_block(test.BLOCK_SIZE, 1)
+    if test.OPEN_SET.ENABLED:
+        check_open_set(test.OPEN_SET.UNKNOWN, test.OPEN_SET.FALSE_ALARM_RATES)
     if test.AQE.ENABLED:
         check_expansion(test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA)
     if test.RERANK.ENABLED:

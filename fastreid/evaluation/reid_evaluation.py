@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
+from fastreid.evaluation.open_set import open_set_rates, open_split
 from fastreid.evaluation.query_expansion import average_query_expansion
 from fastreid.evaluation.rerank import re_ranking
 from fastreid.evaluation.result_files import QueryRow
@@ -116,6 +117,8 @@ def evaluate_test_set(
         results.splits[name][split.name] = metrics(found)
         results.cmc[name].append(found.cmc)
         results.counts[name][split.name] = counts(found, test_set.items, split)
+        if cfg.TEST.OPEN_SET.ENABLED:
+            results.open_set.setdefault(name, {})[split.name] = evaluate_open_set(cfg, features, test_set, split, device)
         if cfg.TEST.PER_QUERY:
             results.queries.setdefault(name, []).extend(query_rows(found, test_set, split))
     warn_of_queries_left_out(name, results.counts[name])
@@ -146,6 +149,17 @@ def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, devic
     distances = split_distances(cfg, features, split, device)
     labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
     return evaluate_blocks(distances, *labels, margins=cfg.TEST.PER_QUERY)
+
+
+def evaluate_open_set(
+    cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device
+) -> dict[str, float]:
+    """Return the open-set figures of a split with some people taken out of its gallery: see TEST.OPEN_SET."""
+    items, options = test_set.items, cfg.TEST.OPEN_SET
+    # Before the distances, so that query expansion and re-ranking see nothing of those who are taken out.
+    split = open_split(items, split, options.UNKNOWN, cfg.SEED)
+    labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
+    return open_set_rates(split_distances(cfg, features, split, device), *labels, options.FALSE_ALARM_RATES)
 
 
 def split_distances(

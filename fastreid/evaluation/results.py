@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from fastreid.evaluation.open_set import GALLERY, KNOWN, RANK_1, UNKNOWN
 from fastreid.evaluation.result_files import QueryRow, plot_cmc, write_queries, write_workbook
 from fastreid.utils.files import file_stem, write_json, write_text
 
@@ -40,13 +41,15 @@ class Results:
     """What an evaluation found, by data set.
 
     splits: metrics in percent of each split. cmc: the curve of each split, as shares. counts: the images of each split.
-    queries: if asked for, one row for each query of each split.
+    queries: if asked for, one row for each query of each split. open_set: if asked for, the figures of `open_set_rates`
+    of each split.
     """
 
     splits: dict[str, dict[str, Metrics]] = field(default_factory=dict)
     cmc: dict[str, list[np.ndarray]] = field(default_factory=dict)
     counts: dict[str, dict[str, Counts]] = field(default_factory=dict)
     queries: dict[str, list[QueryRow]] = field(default_factory=dict)
+    open_set: dict[str, dict[str, Metrics]] = field(default_factory=dict)
 
     @property
     def averages(self) -> dict[str, Metrics]:
@@ -104,6 +107,20 @@ class Results:
             )
         return "\n".join(lines)
 
+    def open_set_table(self) -> str:
+        """Return the open-set figures of each data set, means over its splits, as a pipe table after an empty line.
+
+        Empty if they were not asked for; a dash where they cannot be measured.
+        """
+        rows = []
+        for name, splits in self.open_set.items():
+            counts = {key: _span(row[key] for row in splits.values()) for key in (KNOWN, UNKNOWN, GALLERY)}
+            means = _over(np.mean, splits.values())
+            shares = {key: value for key, value in means.items() if key == RANK_1 or key.startswith("DIR")}
+            percent = {key: "-" if math.isnan(value) else f"{value:.2f}%" for key, value in shares.items()}
+            rows.append({"Open set": name, **counts, **percent})
+        return f"\n\n{tabulate(rows, headers='keys', tablefmt='pipe', disable_numparse=True)}" if rows else ""
+
     def save(self, folder: Path, **about: Any) -> None:
         """Write the results into a folder.
 
@@ -116,8 +133,13 @@ class Results:
         rows = {name: _valid_json(row) for name, row in self.rows.items()}
         counts = {name: {split: asdict(found) for split, found in every.items()} for name, every in self.counts.items()}
         cmc = {name: (100 * curve).tolist() for name, curve in self.curves.items()}
-        write_json(folder / "results.json", {**about, "results": rows, "splits": splits, "counts": counts, "cmc": cmc})
-        write_text(folder / "results.txt", f"{self.table()}\n\n{self.counted()}\n")
+        found = {**about, "results": rows, "splits": splits, "counts": counts, "cmc": cmc}
+        if self.open_set:
+            found["open_set"] = {
+                name: {split: _valid_json(row) for split, row in every.items()} for name, every in self.open_set.items()
+            }
+        write_json(folder / "results.json", found)
+        write_text(folder / "results.txt", f"{self.table()}\n\n{self.counted()}{self.open_set_table()}\n")
         write_workbook(folder / WORKBOOK, self.rows, self.splits, COLUMNS)
         plot_cmc(folder / "cmc.png", self.curves)
         for name, queries in self.queries.items():

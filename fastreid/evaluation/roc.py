@@ -142,7 +142,7 @@ class _Usual:
     """
 
     def __init__(self, pairs: SamePairs, targets: tuple[float, ...]) -> None:
-        self.allowed = [_allowed_errors(target, pairs.different) for target in targets]
+        self.allowed = [allowed_errors(target, pairs.different) for target in targets]
         self.most = max((k for k in self.allowed if k < pairs.different), default=-1)
         self.values, counts = np.unique(pairs.true, return_counts=True)
         self.accepted = np.concatenate([[0], np.cumsum(counts)])
@@ -238,7 +238,7 @@ def _collinear(counts: np.ndarray, equal: np.ndarray, at_least: np.ndarray, incl
     return dropped
 
 
-def _allowed_errors(target: float, different: int) -> int:
+def allowed_errors(target: float, different: int) -> int:
     """Return the largest k with k / different <= target, as floating-point numbers compare."""
     k = int(target * different)
     while k / different > target:

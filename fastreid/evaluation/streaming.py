@@ -137,7 +137,7 @@ def evaluate_blocks(
         ranks.append(match_ranks(block, part))
         pair_distances.append(block[part.queries(), part.columns])
         if margins:
-            others.append(_nearest_other(block, part, pair_distances[-1]))
+            others.append(nearest_but(block, part.queries(), part.columns))
         # A name that is still bound would keep this block while the next one is computed.
         del block
     joined, near = MatchRanks.join(ranks), np.concatenate(pair_distances)
@@ -165,16 +165,17 @@ def _flat_blocks(distances: FeatureDistances | MatrixDistances) -> Iterator[np.n
         del block
 
 
-def _nearest_other(
-    block: np.ndarray, same: SameIdentity, pair_distances: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each query's nearest image of another identity and its distance, which is infinite where there is none."""
-    queries = same.queries()
+def nearest_but(block: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's column of the smallest distance, and that, leaving some entries (rows, columns) out.
+
+    Of equal distances the first is taken; the distance is infinite where no entry is left.
+    """
     # Masked in place and put back: a masked copy would take as much memory as the block.
-    block[queries, same.columns] = np.inf
+    left_out = block[rows, columns]
+    block[rows, columns] = np.inf
     nearest = block.argmin(axis=1)
     distances = block[np.arange(len(block)), nearest]
-    block[queries, same.columns] = pair_distances
+    block[rows, columns] = left_out
     return nearest, distances
 
 

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from fastreid import Predictor
+from fastreid.evaluation.calibration import model_record
 from fastreid.evaluation.pictures import FRAME, GAP, HEIGHT, MARGIN, TITLE, WIDTH
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.errors import UserError
+from fastreid.utils.files import write_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEMO = Path(__file__).resolve().parents[2] / "demo"
@@ -162,6 +164,42 @@ def test_search_with_cells_states_what_they_give_up(command, people, tmp_path, c
     output = capsys.readouterr().out
     assert "of the exact 6 nearest images 100.0 % were found" in output and len(found) == 12
     assert len(list((tmp_path / "out").glob("ivf_*.faiss"))) == 1
+
+
+def thresholds_of(run_folder, path, limit):
+    """Write thresholds of the model in `run_folder` for search."""
+    predictor = Predictor(run_folder)
+    record = model_record(predictor.cfg, predictor.model, str(predictor.checkpoint))
+    write_json(path, {**record, "thresholds": [{"far": 0.1, "threshold": limit}, {"far": 0.01, "threshold": limit / 2}]})
+    return path
+
+
+def test_search_answers_same_or_nobody_by_a_threshold(command, people, run_folder, tmp_path, capsys):
+    plain = search(command, people, tmp_path / "plain")
+    assert not (tmp_path / "plain" / "answers.csv").exists()
+    near, far = sorted(float(row["distance"]) for row in plain if row["rank"] == "1")
+    file = thresholds_of(run_folder, tmp_path / "t.json", (near + far) / 2)
+    found = search(command, people, tmp_path / "out", "--threshold", file, "--far", 0.1)
+    assert found == plain
+    answers = rows(tmp_path / "out" / "answers.csv")
+    assert [row["query"] for row in answers] == [row["query"] for row in plain if row["rank"] == "1"]
+    for row in answers:
+        assert row["answer"] == ("same" if float(row["distance"]) == near else "nobody")
+        assert row["nearest"] in [other["image"] for other in plain if other["query"] == row["query"] and other["rank"] == "1"]
+    said = capsys.readouterr().out
+    assert "1 queries are answered same, 1 nobody" in said
+    assert "with 6 images in the gallery up to 60 %" in said
+
+
+def test_search_refuses_thresholds_before_features(command, people, run_folder, tmp_path):
+    file = thresholds_of(run_folder, tmp_path / "t.json", 0.5)
+    with pytest.raises(UserError, match="several false accept rates"):
+        search(command, people, tmp_path / "out", "--threshold", file)
+    with pytest.raises(UserError, match="metric cosine"):
+        search(command, people, tmp_path / "out", "--threshold", file, "--far", 0.1, "--opts", "TEST.METRIC", "euclidean")
+    with pytest.raises(UserError, match="no thresholds .*threshold.json"):
+        search(command, people, tmp_path / "out", "--threshold")
+    assert not (tmp_path / "out").exists()
 
 
 def visualize(command, output, *arguments):
