@@ -27,7 +27,8 @@ DRAWN = r"drawn (?:people|person|identit|domain|data|set|source|target|crop|imag
 # Where what is named is not in the project: users put it there, or programs write it.
 MADE = ("logs/", "datasets/", "pretrained/", "analysis/", "features/", "per_query/", "found/", "path/to/", "/path/to/", "cuhk",
         "CUHK-SYSU/", "Market-1501", "DukeMTMC", "GRID/", "prid_2011/", "QMUL-iLIDS/", "viper/", "MSMT17", "pku/", "<name>/",
-        "<row>/", "train/", "/train", ".venv", "../MetaBIN", "layer", "base/", "mtrain/", "mtest/")
+        "<row>/", "train/", "/train", ".venv", "../MetaBIN", "layer", "base/", "mtrain/", "mtest/",
+        "station/", "configs/Table/NAME.yml")
 
 
 def text_of(path: Path) -> str:
