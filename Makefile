@@ -11,7 +11,7 @@ NEWEST_PYTHON ?= python3.14
 
 help:
 	@echo "make demo   draw synthetic data sets, train MetaBIN on five sources, test on four unseen targets"
-	@echo "make study  four ways to normalize, three seeds each, on seen and unseen drawn domains: less than an hour"
+	@echo "make study  four ways to normalize, three seeds each, on seen and unseen synthetic domains: less than an hour"
 	@echo "make test   run the tests"
 	@echo "make test-oldest, make test-newest   run them with exactly the oldest versions that pyproject.toml allows, and with"
 	@echo "            the newest, in virtual environments of their own (.venv-oldest, .venv-newest)"

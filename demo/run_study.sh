@@ -1,6 +1,6 @@
 #!/bin/sh
-# make study: does it generalize? Twelve runs on drawn domains, then the table of seen and unseen ones. Goes on where it
-# was stopped.
+# make study: does it generalize? Twelve runs on synthetic domains, then the table of seen and unseen ones. Goes on
+# where it was stopped.
 set -eu
 STUDY_DATA=${STUDY_DATA:-datasets/study}
 STUDY_TABLE=${STUDY_TABLE:-configs/Table/synthetic-study.yml}
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 FASTREID_DATASETS=$STUDY_DATA
 export FASTREID_DATASETS
 
-echo "== 1/2  five sources and four targets, whose styles are drawn from a wider range, in $STUDY_DATA"
+echo "== 1/2  five sources and four targets, whose styles come from a wider range, in $STUDY_DATA"
 "$PYTHON" tools/make_synthetic_datasets.py --root "$STUDY_DATA" --ids 160 --images 10 --size 64x32 --seed 1 \
     --folder source1 source2 source3 source4 source5 --wide-folder target1 target2 target3 target4
 echo "== 2/2  $STUDY_TABLE, $STUDY_JOBS runs at a time (STUDY_JOBS=N for another number)"

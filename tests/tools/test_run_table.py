@@ -19,8 +19,8 @@ from PIL import Image
 from fastreid.report import experiment_runs
 from fastreid.utils.errors import UserError, run_command
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "tests" / "command_server.py"
 TIMEOUT = 120  # seconds
 
 CONFIG = """
@@ -62,10 +62,11 @@ def work(tmp_path_factory):
     for name in ("disturbed", "undisturbed"):
         (folder / "configs" / f"{name}.yml").write_text(TABLE)
     address = str(folder / "socket")
-    script = f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom train_server import run\nrun({address!r})\n"
+    command = f"[{str(ROOT / 'tools' / 'train_net.py')!r}, *sys.argv[1:]]"
+    script = f"import sys\nsys.path.insert(0, {str(SERVER.parent)!r})\nfrom command_server import run\nrun({address!r}, {command})\n"
     (folder / "tools" / "train_net.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([sys.executable, str(HERE / "train_server.py"), address], env=environment)
+    server = subprocess.Popen([sys.executable, str(SERVER), address], env=environment)
     deadline = time.monotonic() + TIMEOUT
     while not Path(address).exists() and time.monotonic() < deadline:
         time.sleep(0.05)

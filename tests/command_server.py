@@ -1,7 +1,7 @@
-"""Training commands as children of a process that has loaded PyTorch: each starts in moments, not seconds.
+"""Python commands as children of a process that has loaded PyTorch: each starts in moments, not seconds.
 
-`python train_server.py SOCKET` serves; `run(SOCKET)` is what a command's script calls: it hands its arguments, folder
-and output over, passes SIGTERM on, and exits with the command's status.
+`python command_server.py SOCKET` serves; `run(SOCKET, words)` is what a command's script calls: it hands the command, its
+folder, environment and output over, passes SIGTERM on, and exits with the command's status.
 """
 
 import json
@@ -12,15 +12,13 @@ import socket
 import sys
 from pathlib import Path
 
-TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
 
-
-def run(address):
-    """Let the server run the training command with this process's arguments, folder, environment and output."""
+def run(address, words):
+    """Let the server run the command, a script and its arguments, with this process's folder, environment and output."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
-    request = {"words": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}
-    socket.send_fds(connection, [json.dumps(request).encode()], [1])
+    request = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}
+    socket.send_fds(connection, [json.dumps(request).encode()], [1, 2])
     answers = connection.makefile()
     pid = int(answers.readline())
     signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
@@ -35,27 +33,31 @@ def serve(address):
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         connection, _ = listener.accept()
-        data, (output,), _, _ = socket.recv_fds(connection, 2**20, 1)
+        data, outputs, _, _ = socket.recv_fds(connection, 2**20, 2)
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             pid = os.fork()
             if pid == 0:
-                train(output, **json.loads(data))
+                command(outputs, **json.loads(data))
             connection.sendall(f"{pid}\n".encode())
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             connection.sendall(f"{status}\n".encode())
             os._exit(0)
         connection.close()
-        os.close(output)
+        for output in outputs:
+            os.close(output)
 
 
-def train(output, words, folder, environment):
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def command(outputs, words, folder, environment):
+    for output, number in zip(outputs, (1, 2)):
+        os.dup2(output, number)
+    # Those of the server know what kind of file they were opened on.
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.update(environment)
-    sys.argv = [str(TOOL), *words]
-    runpy.run_path(str(TOOL), run_name="__main__")
+    sys.argv = words
+    sys.path[0] = str(Path(words[0]).resolve().parent)
+    runpy.run_path(words[0], run_name="__main__")
     sys.exit(0)
 
 
