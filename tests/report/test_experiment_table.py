@@ -128,7 +128,7 @@ def test_the_figure_has_means_seeds_and_published_figures(tables, project, monke
     monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (figures.append(figure), save(figure, *a, **k)))
     plot_table(experiment.output / "table.png", experiment, measure(experiment, runs))
     assert (experiment.output / "table.png").read_bytes().startswith(b"\x89PNG")
-    rank1, _, gap, _ = figures[0].axes
+    rank1, _, gap, last = figures[0].axes
     assert [label.get_text() for label in rank1.get_yticklabels()] == ["BN", "Meta BIN"]
     drawn = {label: [] for label in ("seen", "unseen")}
     handles, labels = rank1.get_legend_handles_labels()
@@ -140,7 +140,7 @@ def test_the_figure_has_means_seeds_and_published_figures(tables, project, monke
     assert dots == sorted([50, 60, 15, 36, 40, 44, 33.5, 35])
     assert [line.get_xdata() for line in rank1.lines if line.get_label() == "published"] == [[64.69]]
     assert gap.get_xlabel() == "seen (%)"
-    assert [text.get_text() for text in gap.get_legend().get_texts()] == ["BN", "Meta BIN"]
+    assert [text.get_text() for text in last.get_legend().get_texts()] == ["BN", "Meta BIN"]
 
 
 @pytest.mark.parametrize("gap", [{}, {"groups": GROUPS, "gap": ["seen", "unseen"]}])
