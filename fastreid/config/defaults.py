@@ -223,7 +223,7 @@ _C.META.DATA.MTRAIN_MINI_BATCH = 80
 _C.META.DATA.MTRAIN_NUM_INSTANCE = 4
 
 _C.META.MODEL = CN()
-_C.META.MODEL.META_COMPUTE_LAYER = ("backbone_bn_gate",)  # what the inner update touches, see solver/build.py
+_C.META.MODEL.META_COMPUTE_LAYER = ("backbone_bn_gate",)  # what the inner update touches, see solver/trained_parameters.py
 _C.META.MODEL.ALL_PARAMS = False  # True: every parameter, inner and outer (MLDG)
 
 _C.META.LOSS = CN()

@@ -263,7 +263,7 @@ def test_rates_and_decay_of_a_resumed_run_are_those_of_the_present_options(root,
             for scheduler in trainer.schedulers.values():
                 scheduler.step()
     momentum = [state["momentum_buffer"] for state in resumed.optimizer_main.state.values()]
-    assert len(momentum) == len(resumed.main) and any(buffer.abs().max() > 0 for buffer in momentum)
+    assert len(momentum) == len(resumed.trained.main) and any(buffer.abs().max() > 0 for buffer in momentum)
 
 
 @pytest.mark.parametrize("size, epoch", [(4, 14), (10, 5)])

@@ -28,7 +28,7 @@ def spoil_losses(trainer, is_bad):
 
 def spoil_gradients(trainer, is_bad):
     """Make the gradients of base steps not a number, but not their losses."""
-    parameter = next(p for name, p in trainer.main.items() if name.endswith("classifier_fc.weight"))
+    parameter = next(p for name, p in trainer.trained.main.items() if name.endswith("classifier_fc.weight"))
     change_losses(trainer, is_bad, lambda loss: loss + (parameter.sum() * 0).sqrt())
 
 
