@@ -49,6 +49,8 @@ class WeightAveraging(HookBase):
         cfg: with iterations, not epochs. scheduler: of the main optimizer.
     """
 
+    checkpoint_entry = "weight_averaging"
+
     def __init__(self, cfg, model: nn.Module, scheduler: LRScheduler):
         self.node, self.start = cfg.SOLVER.SWA, cfg.SOLVER.MAX_ITER
         self.model, self.scheduler = model, scheduler

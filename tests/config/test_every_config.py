@@ -112,6 +112,7 @@ def trained(drawn, tmp_path_factory):
             cfg.merge_from_list([str(word) for option in options.items() for word in option])
             torch.manual_seed(cfg.SEED)
             trainer = DefaultTrainer(cfg)
+            trainer.hooks.clear()
             trainer.register_hooks([SchedulerStep(trainer.schedulers)])
             trainer.train(0, 2)
             recorded = trainer.storage.new_means()

@@ -15,6 +15,7 @@ ROLLBACK = {"SOLVER__ON_NAN": "rollback"}
 def train(trainer):
     """Train with checkpoints and schedules, without tests and plots."""
     checkpoints = hooks.PeriodicCheckpoint(trainer.checkpointer, trainer.cfg.SOLVER.CHECKPOINT_PERIOD)
+    trainer.hooks.clear()
     trainer.register_hooks([trainer.rollback, hooks.SchedulerStep(trainer.schedulers), checkpoints])
     trainer.resume_or_load(False)
     trainer.train_or_roll_back()

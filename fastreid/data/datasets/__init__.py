@@ -20,10 +20,13 @@ from fastreid.data.datasets.msmt17 import DGMSMT17, DGMSMT17V1, DGMSMT17V2, MSMT
 from fastreid.data.datasets.prid import PRID
 from fastreid.data.datasets.viper import VIPeR, VIPeRAllVariants, VIPeRAllVariantsFirstFive, VIPeRFirstFive
 from fastreid.utils.errors import UserError
+from fastreid.utils.registry import Registry
 
-__all__ = ["Items", "ReidDataset", "Split", "TestSet", "build_dataset", "dataset_names", "datasets_root"]
+__all__ = ["DATASET_REGISTRY", "Items", "ReidDataset", "Split", "TestSet", "build_dataset", "dataset_names", "datasets_root"]
 
-DATASETS: dict[str, type[ReidDataset]] = {
+# Of classes like `ReidDataset`.
+DATASET_REGISTRY = Registry("data set", "DATASETS.NAMES and DATASETS.TESTS")
+_READERS: dict[str, type[ReidDataset]] = {
     # Source domains: every image is for training.
     "DG_Market1501": DGMarket1501,
     "DG_DukeMTMC": DGDukeMTMC,
@@ -57,11 +60,13 @@ DATASETS: dict[str, type[ReidDataset]] = {
     "ALL_VIPER_10": VIPeRAllVariants,
     "ALL_VIPER": VIPeRAllVariantsFirstFive,
 }
+for _name, _reader in _READERS.items():
+    DATASET_REGISTRY.register(_name)(_reader)
 
 
 def dataset_names() -> list[str]:
     """The names of all data sets, besides `folder:<name>`."""
-    return list(DATASETS)
+    return list(DATASET_REGISTRY)
 
 
 def build_dataset(name: str, root: Path) -> ReidDataset:
@@ -71,12 +76,12 @@ def build_dataset(name: str, root: Path) -> ReidDataset:
     """
     if name.startswith(PREFIX):
         return ImageFolder(root, name)
-    if name not in DATASETS:
+    if name not in DATASET_REGISTRY:
         # In lower case, since a wrong case is the commonest slip.
-        spelling = {known.lower(): known for known in DATASETS}
+        spelling = {known.lower(): known for known in DATASET_REGISTRY}
         nearest = [known for known in spelling if name.lower() in known] or \
             difflib.get_close_matches(name.lower(), spelling, n=3, cutoff=0.5)
-        names = ", ".join(spelling[known] for known in nearest) or ", ".join(DATASETS)
+        names = ", ".join(spelling[known] for known in nearest) or ", ".join(DATASET_REGISTRY)
         raise UserError(f"there is no data set {name!r}: did you mean one of {names}? "
                         f"A folder of your own is named {PREFIX}<name>")
-    return DATASETS[name](root, name)
+    return DATASET_REGISTRY.get(name)(root, name)
