@@ -11,7 +11,7 @@
 Copy this file for what the options do not offer. A data set, a loss and a backbone of your own are a module each, which
 registers itself when it is imported, above `main`:
 
-    import my_dataset  # @DATASET_REGISTRY.register("MyPeople"): a class for DATASETS.NAMES and DATASETS.TESTS
+    import my_dataset  # DATASETS["MyPeople"] = MyPeople, a class, for DATASETS.NAMES and DATASETS.TESTS
     import my_loss  # @LOSS_REGISTRY.register("MyLoss"): a function for MODEL.LOSSES.NAME; add_options("MODEL.LOSSES.MY", ...)
     import my_backbone  # @BACKBONE_REGISTRY.register("my_backbone"): a class for MODEL.BACKBONE.NAME
 

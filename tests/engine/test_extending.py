@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastreid.config import add_options, defaults, get_cfg
-from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.data.datasets import DATASETS
 from fastreid.engine import HookBase
 from fastreid.engine import defaults as engine
 from fastreid.engine.defaults import DefaultTrainer
@@ -20,12 +20,11 @@ FILES = {
     "my_dataset": '''
 import re
 
-from fastreid.data.datasets import DATASET_REGISTRY, ReidDataset, TestSet
+from fastreid.data.datasets import DATASETS, ReidDataset, TestSet
 
 NAME = re.compile(r"(?P<pid>\\d+)_c(?P<camid>\\d+)_")
 
 
-@DATASET_REGISTRY.register("MyPeople")
 class MyPeople(ReidDataset):
     folder = "my_people"
 
@@ -37,6 +36,9 @@ class MyPeople(ReidDataset):
 
     def test(self):
         return TestSet.from_query_gallery(self.read("query"), self.read("gallery"))
+
+
+DATASETS["MyPeople"] = MyPeople
 ''',
     "my_loss": '''
 from fastreid.config import add_options
@@ -94,7 +96,7 @@ OPTIONS = {
 @pytest.fixture
 def added(root, monkeypatch):
     """The files, imported, and images for the data set; all is as before afterwards."""
-    for registry in (DATASET_REGISTRY, LOSS_REGISTRY, BACKBONE_REGISTRY):
+    for registry in (LOSS_REGISTRY, BACKBONE_REGISTRY):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(defaults, "_C", get_cfg())
     monkeypatch.setattr(engine, "plot_result", lambda *paths: None)
@@ -105,6 +107,7 @@ def added(root, monkeypatch):
     for part, source in (("train", "a/train"), ("query", "target/query"), ("gallery", "target/gallery")):
         shutil.copytree(root / "data" / source, root / "data" / "my_people" / part)
     yield root
+    del DATASETS["MyPeople"]
     for name in FILES:
         del sys.modules[name]
 

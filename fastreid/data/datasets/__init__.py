@@ -20,13 +20,10 @@ from fastreid.data.datasets.msmt17 import DGMSMT17, DGMSMT17V1, DGMSMT17V2, MSMT
 from fastreid.data.datasets.prid import PRID
 from fastreid.data.datasets.viper import VIPeR, VIPeRAllVariants, VIPeRAllVariantsFirstFive, VIPeRFirstFive
 from fastreid.utils.errors import UserError
-from fastreid.utils.registry import Registry
 
-__all__ = ["DATASET_REGISTRY", "Items", "ReidDataset", "Split", "TestSet", "build_dataset", "dataset_names", "datasets_root"]
+__all__ = ["DATASETS", "Items", "ReidDataset", "Split", "TestSet", "build_dataset", "dataset_names", "datasets_root"]
 
-# Of classes like `ReidDataset`.
-DATASET_REGISTRY = Registry("data set", "DATASETS.NAMES and DATASETS.TESTS")
-_READERS: dict[str, type[ReidDataset]] = {
+DATASETS: dict[str, type[ReidDataset]] = {
     # Source domains: every image is for training.
     "DG_Market1501": DGMarket1501,
     "DG_DukeMTMC": DGDukeMTMC,
@@ -60,13 +57,11 @@ _READERS: dict[str, type[ReidDataset]] = {
     "ALL_VIPER_10": VIPeRAllVariants,
     "ALL_VIPER": VIPeRAllVariantsFirstFive,
 }
-for _name, _reader in _READERS.items():
-    DATASET_REGISTRY.register(_name)(_reader)
 
 
 def dataset_names() -> list[str]:
     """The names of all data sets, besides `folder:<name>`."""
-    return list(DATASET_REGISTRY)
+    return list(DATASETS)
 
 
 def build_dataset(name: str, root: Path) -> ReidDataset:
@@ -76,12 +71,12 @@ def build_dataset(name: str, root: Path) -> ReidDataset:
     """
     if name.startswith(PREFIX):
         return ImageFolder(root, name)
-    if name not in DATASET_REGISTRY:
+    if name not in DATASETS:
         # In lower case, since a wrong case is the commonest slip.
-        spelling = {known.lower(): known for known in DATASET_REGISTRY}
+        spelling = {known.lower(): known for known in DATASETS}
         nearest = [known for known in spelling if name.lower() in known] or \
             difflib.get_close_matches(name.lower(), spelling, n=3, cutoff=0.5)
-        names = ", ".join(spelling[known] for known in nearest) or ", ".join(DATASET_REGISTRY)
+        names = ", ".join(spelling[known] for known in nearest) or ", ".join(DATASETS)
         raise UserError(f"there is no data set {name!r}: did you mean one of {names}? "
                         f"A folder of your own is named {PREFIX}<name>")
-    return DATASET_REGISTRY.get(name)(root, name)
+    return DATASETS[name](root, name)
