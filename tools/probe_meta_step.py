@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.resume(checkpoint, read_checkpoint(checkpoint))
     trainer.iter = trainer.start_iter
     steps, silent = probe_meta_steps(trainer, args.ratios or usual_ratios(trainer), args.steps)
-    rates = sorted({trainer.learning_rates()[parameter] for parameter in trainer.inner_parameters.values()})
+    rates = sorted({trainer.learning_rates()[parameter] for parameter in trainer.trained.in_inner_update(trainer.iter).values()})
     print(
         f"{checkpoint}, iteration {trainer.iter}: {args.steps} meta steps, {silent} of them without a gradient (left out); "
         f"learning rate {', '.join(f'{rate:g}' for rate in rates)}"

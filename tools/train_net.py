@@ -8,7 +8,22 @@
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 40
     python tools/train_net.py --config-file configs/Sample/DG-mobilenet.yml --num-gpus 4
 
-Copy and edit this file for what the options do not offer: another loss, hook or data set is registered before `main`.
+Copy this file for what the options do not offer. A data set, a loss and a backbone of your own are a module each, which
+registers itself when it is imported, above `main`:
+
+    import my_dataset  # DATASETS["MyPeople"] = MyPeople, a class, for DATASETS.NAMES and DATASETS.TESTS
+    import my_loss  # @LOSS_REGISTRY.register("MyLoss"): a function for MODEL.LOSSES.NAME; add_options("MODEL.LOSSES.MY", ...)
+    import my_backbone  # @BACKBONE_REGISTRY.register("my_backbone"): a class for MODEL.BACKBONE.NAME
+
+A hook, a model, optimizers or loaders of your own are methods of a trainer that takes the place of `DefaultTrainer`:
+
+    class MyTrainer(DefaultTrainer):
+        def build_hooks(self):
+            hooks = super().build_hooks()
+            hooks.insert(0, MyHook())  # anywhere
+            return hooks
+
+`build_loaders`, `build_model`, `build_optimizers` and `build_writers` alike; tests/engine/test_extending.py has all of it.
 """
 
 import argparse

@@ -4,6 +4,10 @@ Defaults are the published program's, so that its config files mean the same her
 options of other names. Numbers marked (epochs) are multiplied by the iterations per epoch when training starts.
 """
 
+from functools import reduce
+from operator import getitem
+from typing import Any
+
 from fastreid.config.config import CfgNode as CN
 
 _C = CN()
@@ -223,7 +227,7 @@ _C.META.DATA.MTRAIN_MINI_BATCH = 80
 _C.META.DATA.MTRAIN_NUM_INSTANCE = 4
 
 _C.META.MODEL = CN()
-_C.META.MODEL.META_COMPUTE_LAYER = ("backbone_bn_gate",)  # what the inner update touches, see solver/build.py
+_C.META.MODEL.META_COMPUTE_LAYER = ("backbone_bn_gate",)  # what the inner update touches, see solver/trained_parameters.py
 _C.META.MODEL.ALL_PARAMS = False  # True: every parameter, inner and outer (MLDG)
 
 _C.META.LOSS = CN()
@@ -311,3 +315,16 @@ _C.CUDNN_BENCHMARK = True  # let cuDNN try its algorithms first, on a GPU
 def get_cfg() -> CN:
     """Return a copy of the defaults."""
     return _C.clone()
+
+
+def add_options(section: str, defaults: dict[str, Any]) -> None:
+    """Add a section of options, such as MODEL.LOSSES.MINE, to those that exist: to every `get_cfg` from now on.
+
+    Raises:
+        KeyError: there is such a section, or none that it could stand in.
+    """
+    *parents, name = section.split(".")
+    node = reduce(getitem, parents, _C)
+    if name in node:
+        raise KeyError(f"there are options {section} already")
+    node[name] = CN(defaults)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastreid.data.build import TrainingData, TrainLoaders, build_sampler
-from fastreid.modeling.losses.build import LOGITS, RESTITUTED, Loss, loss_functions
+from fastreid.modeling.losses.build import LOGITS, LOSS_REGISTRY, RESTITUTED, Loss
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes, process_rank
 
@@ -101,11 +101,12 @@ def data_of(loader: DataLoader) -> TrainingData:
 
 def find_problem(cfg, kind: BatchKind) -> str:
     """Say why the batches of a kind cannot teach; '' if they can."""
-    identities, functions = kind.size // kind.num_instances, loss_functions(cfg.MODEL.LOSSES)
+    identities = kind.size // kind.num_instances
+    functions = {name: LOSS_REGISTRY.get(name)(cfg) for part in kind.parts for name in part.losses}
     apart = num_processes() > 1 and not cfg.MODEL.NORM.SYNC
     if (identities // num_processes() if apart else identities) * kind.num_instances < FEWEST_IMAGES:
         return f"batch normalization needs at least {FEWEST_IMAGES} images" + (" in each process" if apart else "")
-    untaught = [[name for name in part.losses if name in functions and functions[name].scale] for part in kind.parts]
+    untaught = [[name for name in part.losses if functions[name].scale] for part in kind.parts]
     generator = torch.Generator().manual_seed(cfg.SEED)
     for batch in kind.batches():
         pids, domains = (torch.from_numpy(values[batch]) for values in (kind.data.pids, kind.data.domains))

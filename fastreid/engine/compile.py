@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager
-from typing import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -77,21 +75,3 @@ def try_out(kernels: Kernels, device: torch.device) -> None:
     x = torch.rand(3, 16, 8, 4, device=device).to(memory_format=torch.channels_last).requires_grad_()
     mixture = Mixture(*torch.rand(len(Mixture._fields), 16, device=device))
     normalize(x, mixture, None, RELU, kernels=kernels).sum().backward()
-
-
-@contextmanager
-def learning_only(model: nn.Module, learned: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within the context, no parameter but the given ones asks for a gradient.
-
-    So nothing is kept or computed for the others, compiled or not: a meta step computes no gradient of a convolution's
-    weight, a base step none of a gate.
-    """
-    learned = set(learned)
-    others = [p for p in model.parameters() if p.requires_grad and p not in learned]
-    for parameter in others:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in others:
-            parameter.requires_grad_(True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fastreid.config import CfgNode, get_cfg
-from fastreid.data.build import build_train_loaders
+from fastreid.data.build import TrainLoaders, build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.analysis import MODES
 from fastreid.engine.batch_check import check_batches
@@ -22,13 +22,16 @@ from fastreid.engine.precise_bn import PreciseStatistics
 from fastreid.engine.preflight import check_options, find_test_sets, require_room
 from fastreid.engine.resumable import METRICS, ResumableTrainer
 from fastreid.engine.weight_averaging import WeightAveraging, total_iterations
+from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter, Writer
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import Results, evaluate
 from fastreid.modeling import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
+from fastreid.solver.sgd import MergedSGD
 from fastreid.utils.checkpoint import (
     BEST,
     CLASSIFIER,
+    Checkpointer,
     checkpoint_names,
     load_weights,
     read_checkpoint,
@@ -43,7 +46,6 @@ from fastreid.utils.machine import machine_name
 from fastreid.utils.memory import keep_freed_memory
 from fastreid.utils.plots import plot_result
 from fastreid.utils.processes import gather, process_rank
-from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
@@ -150,36 +152,83 @@ def epochs_to_iterations(cfg: CfgNode, iters_per_epoch: int, num_classes: int, n
 
 
 class DefaultTrainer(ResumableTrainer):
-    """Everything a run needs, from its config: loaders, model, optimizers, schedules, checkpoints, logs, evaluation."""
+    """Everything a run needs, from its config: loaders, model, optimizers, schedules, checkpoints, logs, evaluation.
+
+    Override a `build_` method for what the config does not offer; see tools/train_net.py.
+    """
 
     def __init__(self, cfg: CfgNode):
         check_options(cfg)
         config = cfg.dump()
         self.test_sets = find_test_sets(cfg)
-        loaders = build_train_loaders(cfg)
+        loaders = self.build_loaders(cfg)
         cfg = epochs_to_iterations(cfg, loaders.iters_per_epoch, loaders.num_classes, loaders.num_meta_domains)
-        model = build_model(cfg)
-        main, norm = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
+        model = self.build_model(cfg)
+        main, norm = self.build_optimizers(cfg, model)
         super().__init__(cfg, model, loaders.base, loaders.meta, main, norm)
         check_batches(cfg, loaders)
+        self.statistics_batches = loaders.statistics
         self.schedulers = {"lr": build_lr_scheduler(cfg, main, "main")}
-        moving = {"optimizer_main": main, "scheduler_main": self.schedulers["lr"]}
         if norm is not None:
             self.schedulers["lr_gate"] = build_lr_scheduler(cfg, norm, "norm")
-            moving |= {"optimizer_norm": norm, "scheduler_norm": self.schedulers["lr_gate"]}
-        if self.has_meta_step:
-            moving["inner_ratio"] = self.inner_ratio
-        if self.scaler.is_enabled():
-            moving["scaler"] = self.scaler
         self.averaging = WeightAveraging(cfg, model, self.schedulers["lr"]) if cfg.SOLVER.SWA.ENABLED else None
-        if self.averaging is not None:
-            moving["weight_averaging"] = self.averaging
-        self.statistics_batches = loaders.statistics
-        self.checkpointer = self.build_checkpointer(config, moving)
+        self.checkpointer = Checkpointer(model, self.folder, cfg.SOLVER.CHECKPOINT_KEEP, config)
+        self.writer = hooks.PeriodicWriter(self.build_writers, cfg.SOLVER.WRITE_PERIOD)
+        self.register_hooks(self.build_hooks())
         logger.info(
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(self.gates)} layers with gates, "
             f"{loaders.num_classes} identities, {loaders.iters_per_epoch} iterations per epoch, on {self.device}"
         )
+
+    def build_loaders(self, cfg: CfgNode) -> TrainLoaders:
+        """Return the loaders of the training data, and the sizes found in them; `cfg` counts epochs, not iterations."""
+        return build_train_loaders(cfg)
+
+    def build_model(self, cfg: CfgNode) -> nn.Module:
+        """Return the model, on its device."""
+        return build_model(cfg)
+
+    def build_optimizers(self, cfg: CfgNode, model: nn.Module) -> tuple[MergedSGD, MergedSGD | None]:
+        """Return the optimizer of the base model, and that of the gates if there are any."""
+        return build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        """Return what happens around iterations, in this order; cfg, model, optimizers and schedules are there."""
+        cfg, compiles = self.cfg, self.cfg.SOLVER.COMPILE
+        found: list[hooks.HookBase] = [
+            hooks.IterationTimer(),
+            self.rollback,
+            hooks.SchedulerStep(self.schedulers),
+            hooks.ScalerSkips(cfg.SOLVER.WRITE_PERIOD),
+        ]
+        # These two make weights and statistics other ones, which the next two save and test.
+        if self.averaging is not None:
+            found.append(self.averaging)
+        if self.statistics_batches is not None:
+            node = cfg.TEST.PRECISE_BN
+            period = cfg.TEST.EVAL_PERIOD if node.ENABLED else 0
+            found.append(PreciseStatistics(self.statistics_batches, node.NUM_ITER, period))
+        found += [
+            hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, self.evaluation_is_recorded),
+            self.writer,
+            hooks.CallAfterTraining(self.draw_result),
+            hooks.StopOnSignal(self.signals),
+        ]
+        if compiles in ("norm", "model") or (compiles == "auto" and self.device.type == "cuda"):
+            found.append(hooks.CompilationReport())
+        return found
+
+    def build_writers(self) -> list[Writer]:
+        """Return what writes the run's numbers; of several processes, the first one does."""
+        if process_rank() > 0:
+            return []
+        return [LogWriter(self.cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(self.folder / METRICS), TensorBoardWriter(self.folder)]
+
+    def draw_result(self) -> None:
+        """Draw the run's numbers."""
+        if process_rank() == 0:
+            plot_result(self.folder / METRICS, self.folder / "result.png")
 
     def resume_or_load(self, resume: bool, number: int | None = None, trust: bool = False) -> None:
         """Go on from a checkpoint of the output folder if `resume`, else start from `MODEL.WEIGHTS` if given.
@@ -220,27 +269,12 @@ class DefaultTrainer(ResumableTrainer):
             Stopped: by SIGINT or SIGTERM, after the iteration's end and a checkpoint.
             UserError: a loss is not finite, a loader's worker was killed, the disk is full, ...
         """
-        cfg = self.cfg
-        if self.start_iter >= total_iterations(cfg) and (self.averaging is None or self.averaging.in_model):
+        end = total_iterations(self.cfg)
+        if self.start_iter >= end and (self.averaging is None or self.averaging.in_model):
             self.test_what_is_trained()
             return self.results
         if process_rank() == 0:
-            require_room(self, self.folder, self.checkpointer.history, total_iterations(cfg))
-        self.register_hooks(
-            [
-                hooks.IterationTimer(),
-                self.rollback,
-                hooks.SchedulerStep(self.schedulers),
-                hooks.ScalerSkips(cfg.SOLVER.WRITE_PERIOD),
-                *self.statistics_hooks(),
-                hooks.PeriodicCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
-                hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, self.evaluation_is_recorded),
-                *self.writer_hooks(),
-                hooks.StopOnSignal(self.signals),
-            ]
-        )
-        if cfg.SOLVER.COMPILE in ("norm", "model") or (cfg.SOLVER.COMPILE == "auto" and self.device.type == "cuda"):
-            self.register_hooks([hooks.CompilationReport()])
+            require_room(self, self.folder, self.checkpointer.history, end)
         self.train_and_survive()
         return self.results
 
@@ -252,30 +286,10 @@ class DefaultTrainer(ResumableTrainer):
         if self.evaluation_is_recorded(self.start_iter):
             self.evaluate(self.start_iter)
             return
-        writing = self.writer_hooks()
-        self.register_hooks(writing)
         self.storage.iter = self.start_iter - 1
         self.storage.put_scalars(self.evaluate(self.start_iter))
-        for hook in writing:
-            hook.after_train()
-
-    def writer_hooks(self) -> list[hooks.HookBase]:
-        """Return what writes the run's numbers, which is `writer` from now on, and what draws them at the end."""
-        writers, plots, metrics = [], [], self.folder / METRICS
-        if process_rank() == 0:
-            writers = [LogWriter(self.cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(metrics), TensorBoardWriter(self.folder)]
-            plots = [hooks.CallAfterTraining(lambda: plot_result(metrics, self.folder / "result.png"))]
-        self.writer = hooks.PeriodicWriter(writers, self.cfg.SOLVER.WRITE_PERIOD)
-        return [self.writer, *plots]
-
-    def statistics_hooks(self) -> list[hooks.HookBase]:
-        """Return what makes weights and statistics other ones for tests and checkpoints, and so stands before these."""
-        found: list[hooks.HookBase] = [] if self.averaging is None else [self.averaging]
-        if self.statistics_batches is not None:
-            node = self.cfg.TEST.PRECISE_BN
-            period = self.cfg.TEST.EVAL_PERIOD if node.ENABLED else 0
-            found.append(PreciseStatistics(self.statistics_batches, node.NUM_ITER, period))
-        return found
+        self.writer.close()
+        self.draw_result()
 
     def evaluate(self, finished: int) -> dict[str, float]:
         """Test the model after `finished` iterations, log and save the table, return Rank-1 and mAP by data set.

@@ -146,13 +146,23 @@ class PeriodicWriter(HookBase):
     """Let writers show or store what was recorded, every `period` iterations and at the end.
 
     On a slow machine a period can last long: then a line comes every `max_silence` seconds, too.
+
+    Args:
+        build_writers: called when training begins, as writers open their files.
     """
 
-    def __init__(self, writers: list[Writer], period: int, max_silence: float = 60.0):
-        self.writers, self.period, self.max_silence = writers, period, max_silence
+    def __init__(self, build_writers: Callable[[], list[Writer]], period: int, max_silence: float = 60.0):
+        self.build_writers, self.period, self.max_silence = build_writers, period, max_silence
+        self.writers: list[Writer] | None = None
 
     def before_train(self) -> None:
         self.last = time.monotonic()
+        self.open()
+
+    def open(self) -> None:
+        """Build the writers if they are not there yet."""
+        if self.writers is None:
+            self.writers = self.build_writers()
 
     def after_step(self) -> None:
         # Not with several processes, whose clocks differ: all of them look at their losses after the same iteration.
@@ -171,6 +181,7 @@ class PeriodicWriter(HookBase):
             writer.close()
 
     def write(self) -> None:
+        self.open()  # an evaluation that was due may come before `before_train`
         self.trainer.read_losses()
         for writer in self.writers:
             writer.write(self.trainer)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastreid.engine.compile import learning_only
 from fastreid.engine.train_loop import Batch, Parameters, SimpleTrainer, select_domains
 from fastreid.layers import running_stats
+from fastreid.solver.trained_parameters import gradients_for
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import hide_progress_bar
 
@@ -56,23 +56,23 @@ def probe_meta_steps(
     """
     if not trainer.has_meta_step:
         raise UserError("this run has no meta steps to probe: META.DATA.NAMES names no data sets")
-    inner, learned = trainer.learning(trainer.inner_parameters), trainer.learning(trainer.outer_parameters)
-    if not learned:
+    inner, outer = trainer.trained.in_inner_update(trainer.iter), trainer.trained.in_outer_update(trainer.iter)
+    if not outer:
         raise UserError(f"MODEL.FREEZE_LAYERS: all that meta steps train is frozen in iteration {trainer.iter}")
     steps: dict[float, list[ProbedStep]] = {ratio: [] for ratio in ratios}
     silent = 0
     for _ in tqdm(range(num_steps), "meta steps", leave=False, disable=hide_progress_bar()):
         batch = trainer.next_batch(trainer.meta_batches)
         mtrain, mtest = (trainer.to_device(select_domains(batch, part)) for part in trainer.split_domains())
-        with learning_only(trainer.model, {**inner, **learned}.values()), running_stats(trainer.model, "hold"):
-            plain = mtest_gradient(trainer, mtest, learned)
+        with gradients_for({**inner, **outer}.values(), trainer.model), running_stats(trainer.model, "hold"):
+            plain = mtest_gradient(trainer, mtest, outer)
             if not plain.any():
                 silent += 1
                 continue
             for ratio, probed in steps.items():
                 fast = trainer.inner_update(sum(trainer.compute_losses(mtrain, trainer.mtrain_loss).values()), ratio)
                 moved = torch.cat([(fast[name] - inner[name]).detach().abs().flatten() for name in fast])
-                virtual = mtest_gradient(trainer, mtest, learned, fast)
+                virtual = mtest_gradient(trainer, mtest, outer, fast)
                 probed.append(
                     ProbedStep(
                         mean=moved.mean().item(),
@@ -84,12 +84,12 @@ def probe_meta_steps(
     return steps, silent
 
 
-def mtest_gradient(trainer: SimpleTrainer, batch: Batch, learned: Parameters, fast: Parameters | None = None) -> Tensor:
-    """Return the gradient (P,), in double precision, of the meta-test losses for the parameters `learned`.
+def mtest_gradient(trainer: SimpleTrainer, batch: Batch, trained: Parameters, fast: Parameters | None = None) -> Tensor:
+    """Return the gradient (P,), in double precision, of the meta-test losses for the parameters `trained`.
 
     Args:
         fast: virtual parameters, in whose place the model's own are otherwise.
     """
     total = sum(trainer.compute_losses(batch, trainer.mtest_loss, fast).values())
-    gradients = torch.autograd.grad(total, list(learned.values()), allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.flatten() for gradient in gradients]).double()

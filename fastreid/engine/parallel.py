@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastreid.engine.compile import learning_only
 from fastreid.layers import running_statistics
+from fastreid.solver.trained_parameters import gradients_for
 from fastreid.utils.comm import average, broadcast
 from fastreid.utils.processes import num_processes
 
@@ -39,7 +39,7 @@ class ParallelModel:
     def __init__(self, model: nn.Module, statistics_in_common: bool):
         self.model, self.statistics_in_common = model, statistics_in_common
         self.replica: DistributedDataParallel | None = None
-        self.learned: set[nn.Parameter] = set()
+        self.trained: set[nn.Parameter] = set()
         broadcast(list(model.state_dict().values()))
 
     @property
@@ -52,12 +52,12 @@ class ParallelModel:
         """Whether the backward pass of `base_model` averages gradients over the processes while it computes them."""
         return self.replica is not None
 
-    def before_base_step(self, learned: Iterable[nn.Parameter]) -> None:
-        """Give up the replica where other parameters learn than in the last step, as when frozen ones begin to."""
-        if num_processes() > 1 and self.learned != (learned := set(learned)):
-            self.learned, self.replica = learned, None
+    def before_base_step(self, trained: Iterable[nn.Parameter]) -> None:
+        """Give up the replica where other parameters are trained than in the last step, as when frozen ones begin to be."""
+        if num_processes() > 1 and self.trained != (trained := set(trained)):
+            self.trained, self.replica = trained, None
 
-    def after_base_step(self, learned: Iterable[nn.Parameter]) -> None:
+    def after_base_step(self, trained: Iterable[nn.Parameter]) -> None:
         """Make running statistics equal; where there is no replica yet, find out which parameters the losses reach.
 
         DistributedDataParallel waits for the gradient of every parameter that it knows, so it must not know those that
@@ -68,11 +68,11 @@ class ParallelModel:
         if not self.statistics_in_common:
             self.average_running_statistics()
         if self.replica is None:
-            self.replica = self.replicate([parameter for parameter in learned if parameter.grad is not None])
+            self.replica = self.replicate([parameter for parameter in trained if parameter.grad is not None])
 
     def replicate(self, reached: list[nn.Parameter]) -> DistributedDataParallel:
         """Return the model with the gradients of the parameters `reached` averaged in its backward pass."""
-        with learning_only(self.model, reached):  # it leaves out what asks for no gradient
+        with gradients_for(reached, self.model):  # it leaves out what asks for no gradient
             return DistributedDataParallel(self.model, **{FORWARD_BUFFERS: False})
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ def compute_precise_statistics(trainer: SimpleTrainer, batches: Iterable[dict[st
     layers that are frozen keep theirs. With several processes each gives its share of every batch, and all get the statistics of the whole.
     """
     model, cfg = trainer.model, trainer.cfg
-    trainer.freezing.training_mode(model, trainer.iter)
+    trainer.trained.set_training_mode(model, trainer.iter)
     for layer in style_layers(model):
         layer.eval()  # statistics are for tests, which change no styles
     # A compiled model would have to be compiled again for this.

@@ -95,7 +95,7 @@ def checkpoint_bytes(trainer: SimpleTrainer) -> int:
     """Return what a checkpoint takes at least: weights, momentum, and the mean of the weights if there is one."""
     tensors = list(trainer.model.state_dict().values())
     if trainer.cfg.SOLVER.MOMENTUM:
-        tensors += trainer.main.values()
+        tensors += trainer.trained.main.values()
     if trainer.cfg.SOLVER.SWA.ENABLED:
         tensors += trainer.model.parameters()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator
 
 from fastreid.data.stream import Batch, BatchStream, DataPositions, worker_errors
 from fastreid.engine.changed_options import changed_options, convert_iteration, forget_random_numbers, report_changes
@@ -12,6 +12,7 @@ from fastreid.engine.hooks import PeriodicWriter
 from fastreid.engine.recovery import BestResult, Rollback, require_finite_weights
 from fastreid.engine.stopping import StopRequested, StopSignals
 from fastreid.engine.train_loop import NonFiniteLossError, SimpleTrainer
+from fastreid.engine.trainer_base import HookBase
 from fastreid.engine.weight_averaging import require_plain_weights, total_iterations
 from fastreid.solver.lr_scheduler import Schedule
 from fastreid.utils.checkpoint import BEST, HISTORY, LAST_CHECKPOINT, Checkpointer, checkpoint_name, read_checkpoint, read_last
@@ -28,8 +29,8 @@ METRICS = "metrics.json"
 class ResumableTrainer(SimpleTrainer):
     """MetaBIN's loop with checkpoints of everything that moves.
 
-    Its loaders are those of `build_train_loaders`. A subclass sets `checkpointer`, by `build_checkpointer`, and
-    `writer`.
+    Its loaders are those of `build_train_loaders`. A subclass sets `checkpointer`, `schedulers` and `writer` before it
+    registers hooks.
     """
 
     checkpointer: Checkpointer
@@ -46,19 +47,35 @@ class ResumableTrainer(SimpleTrainer):
         self.signals = StopSignals()
         self.rollback = Rollback(cfg.SOLVER.MAX_ROLLBACKS)
 
-    def build_checkpointer(self, config: str, moving: dict[str, Any]) -> Checkpointer:
-        """Return the checkpointer of this run: of `moving`, by entry name, and of what this class looks after.
+    def checkpoint_entries(self) -> dict[str, Any]:
+        """Return all that a checkpoint saves and restores, by entry, beside the `model`, the `iteration` and the `config`.
 
-        Args:
-            config: the options as text, to be kept in every checkpoint.
+        Raises:
+            ValueError: two hooks name one entry, or a hook names one of these.
         """
-        epoch = self.cfg.SOLVER.ITERS_PER_EPOCH
-        moving = moving | {
-            "data_positions": DataPositions(self.streams, self.domain_rng if self.has_meta_step else None, epoch),
+        domain_rng = self.domain_rng if self.has_meta_step else None
+        entries = {
+            "optimizer_main": self.optimizer_main,
+            "scheduler_main": self.schedulers["lr"],
+            "optimizer_norm": self.optimizer_norm,
+            "scheduler_norm": self.schedulers.get("lr_gate"),
+            "inner_ratio": self.inner_ratio if self.has_meta_step else None,
+            "scaler": self.scaler if self.scaler.is_enabled() else None,
+            "data_positions": DataPositions(self.streams, domain_rng, self.cfg.SOLVER.ITERS_PER_EPOCH),
             "random_states": RandomStates(self.device, self.cfg.SEED),
             "best_result": self.best,
         }
-        return Checkpointer(self.model, self.folder, self.cfg.SOLVER.CHECKPOINT_KEEP, config, **moving)
+        for hook in self.hooks:
+            if hook.checkpoint_entry in (*entries, "model", "iteration", "config"):
+                raise ValueError(f"{type(hook).__name__}: a checkpoint has an entry {hook.checkpoint_entry} already")
+            if hook.checkpoint_entry:
+                entries[hook.checkpoint_entry] = hook
+        return {entry: thing for entry, thing in entries.items() if thing is not None}
+
+    def register_hooks(self, hooks: Iterable[HookBase]) -> None:
+        """Append hooks, which run in this order; those with a state are in checkpoints from now on."""
+        super().register_hooks(hooks)
+        self.checkpointer.objects = self.checkpoint_entries()
 
     def resume(self, path: Path, content: dict[str, Any]) -> None:
         """Take up what a checkpoint of this run holds; what follows from its iteration need not be in it.

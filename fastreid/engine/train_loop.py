@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastreid.engine.compile import compile_model, learning_only
-from fastreid.engine.freezing import Freezing
+from fastreid.engine.compile import compile_model
 from fastreid.engine.parallel import ParallelModel, average_gradients
 from fastreid.engine.trainer_base import TrainerBase
 from fastreid.layers import running_stats
 from fastreid.modeling.losses.build import build_losses
-from fastreid.solver.build import gate_parameters, is_gate, layer_parameters, main_parameters
 from fastreid.solver.lr_scheduler import InnerRatio
+from fastreid.solver.trained_parameters import TrainedParameters, gradients_for, is_gate
 from fastreid.utils.comm import all_counts, average
 from fastreid.utils.errors import UserError
 from fastreid.utils.precision import CountingScaler, amp_dtype, uses_amp
@@ -91,34 +90,20 @@ class SimpleTrainer(TrainerBase):
         compile_model(model, cfg.SOLVER.COMPILE, self.device)
         self.parallel = ParallelModel(model, cfg.MODEL.NORM.SYNC)
         self.unread: list[UnreadLosses] = []
-        self.gates = gate_parameters(model)
-        self.main = main_parameters(model)
-        self.freezing = Freezing(model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS)
         self.base_loss = build_losses(cfg, cfg.MODEL.LOSSES.NAME, "MODEL.LOSSES.NAME")
         self.has_meta_step = meta_loader is not None and bool(cfg.META.DATA.NAMES)
-        with_gates = cfg.META.MODEL.ALL_PARAMS or not self.has_meta_step
-        self.base_parameters = {**self.main, **self.gates} if with_gates else self.main
+        self.trained = TrainedParameters(cfg, model, self.has_meta_step)
+        self.gates = self.trained.gates
         if self.has_meta_step:
             self.prepare_meta_learning()
 
     def prepare_meta_learning(self) -> None:
-        """Choose the parameters of the inner and the outer update, and check that they and the domains exist."""
+        """Build what meta steps need, and check their options."""
         cfg = self.cfg
         self.mtrain_loss = build_losses(cfg, cfg.META.LOSS.MTRAIN_NAME, "META.LOSS.MTRAIN_NAME")
         self.mtest_loss = build_losses(cfg, cfg.META.LOSS.MTEST_NAME, "META.LOSS.MTEST_NAME")
         self.inner_ratio = InnerRatio(cfg)
         self.domain_rng = torch.Generator().manual_seed(cfg.SEED)
-        if cfg.META.MODEL.ALL_PARAMS:
-            self.inner_parameters = self.outer_parameters = {**self.main, **self.gates}
-        else:
-            self.inner_parameters = layer_parameters(self.model, cfg.META.MODEL.META_COMPUTE_LAYER)
-            self.outer_parameters = self.gates
-        if not self.outer_parameters or not self.inner_parameters:
-            raise UserError(
-                "META.DATA.NAMES asks for meta steps, but the model has no gates to train with them: choose BIN_gate1 "
-                f"or BIN_gate2 as MODEL.NORM.TYPE_BACKBONE (found {cfg.MODEL.NORM.TYPE_BACKBONE}), set "
-                "META.MODEL.ALL_PARAMS True, or set META.DATA.NAMES ''"
-            )
         if cfg.META.SOLVER.MTRAIN.SECOND_ORDER and cfg.META.SOLVER.STOP_GRADIENT:
             raise UserError(
                 "META.SOLVER.MTRAIN.SECOND_ORDER True does nothing while META.SOLVER.STOP_GRADIENT is True, by which the "
@@ -158,16 +143,20 @@ class SimpleTrainer(TrainerBase):
             the losses, as {"base/loss_cls": scalar tensor, ...}
         """
         batch = self.to_device(self.next_batch(self.base_batches))
-        learned = self.learning(self.base_parameters)
-        self.parallel.before_base_step(learned.values())
-        with learning_only(self.model, learned.values()):
+        trained = self.trained.in_base_step(self.iter)
+        self.parallel.before_base_step(trained.values())
+        with gradients_for(trained.values(), self.model):
             with running_stats(self.model, "general"):
                 losses = self.compute_losses(batch, self.base_loss, model=self.parallel.base_model)
             named = self.record({f"base/{name}": loss for name, loss in losses.items()}, batch)
             total = sum(losses.values())
-            self.freezing.require_reached(total, self.iter)
-            self.step(total, learned, averaged=self.parallel.averages_gradients)
-        self.parallel.after_base_step(learned.values())
+            if self.trained.trains_nothing(total, self.iter):
+                raise UserError(
+                    "MODEL.FREEZE_LAYERS leaves nothing that MODEL.LOSSES.NAME depends on: name fewer modules, or add "
+                    "CrossEntropyLoss, which trains the classifier"
+                )
+            self.step(total, trained, averaged=self.parallel.averages_gradients)
+        self.parallel.after_base_step(trained.values())
         return named
 
     def run_step_meta_learning2(self) -> Losses:
@@ -183,12 +172,12 @@ class SimpleTrainer(TrainerBase):
         batch = self.next_batch(self.meta_batches)
         mtrain_domains, mtest_domains = self.split_domains()
         ratio = self.inner_ratio.advance()
-        inner_learned, outer_learned = self.learning(self.inner_parameters), self.learning(self.outer_parameters)
-        if not outer_learned:
+        trained = self.trained.in_outer_update(self.iter)
+        if not trained:
             return {}
         # Chosen before they are on the device, which the host would otherwise have to wait for.
         mtrain, mtest = (self.to_device(select_domains(batch, part)) for part in (mtrain_domains, mtest_domains))
-        with learning_only(self.model, {**inner_learned, **outer_learned}.values()):
+        with gradients_for([*self.trained.in_inner_update(self.iter).values(), *trained.values()], self.model):
             with running_stats(self.model, "hold"):
                 inner = self.compute_losses(mtrain, self.mtrain_loss)  # virtual source domains
                 fast = self.inner_update(sum(inner.values()), ratio)
@@ -199,13 +188,9 @@ class SimpleTrainer(TrainerBase):
             total = sum(outer.values())
             if self.cfg.META.LOSS.COMBINED:
                 total = total + self.cfg.META.LOSS.WEIGHT * sum(inner.values())
-            if not self.freezing.hides(total, self.iter):
-                self.step(total, outer_learned)
+            if not self.trained.trains_nothing(total, self.iter):
+                self.step(total, trained)
         return named
-
-    def learning(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """Return those of the parameters that learn in the present iteration: all but the frozen ones."""
-        return self.freezing.learning(parameters, self.iter)
 
     def split_domains(self) -> tuple[list[int], list[int]]:
         """Return the meta-train and the meta-test domains of one meta step, drawn at random."""
@@ -226,7 +211,7 @@ class SimpleTrainer(TrainerBase):
         Args:
             model: what to call instead of the model itself.
         """
-        self.freezing.training_mode(self.model, self.iter)
+        self.trained.set_training_mode(self.model, self.iter)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp):
             outputs = functional_call(model or self.model, params or {}, (batch,))
             return losses(outputs, batch["targets"], batch["domains"])
@@ -239,8 +224,8 @@ class SimpleTrainer(TrainerBase):
         """
         meta = self.cfg.META
         second_order = meta.SOLVER.MTRAIN.SECOND_ORDER
-        parameters = self.learning(self.inner_parameters)
-        if not parameters or self.freezing.hides(loss, self.iter):
+        parameters = self.trained.in_inner_update(self.iter)
+        if not parameters or self.trained.trains_nothing(loss, self.iter):
             return {}
         late_scale = 1.0 if meta.SOLVER.EARLY_SCALE else self.scaler.get_scale()
         gradients = torch.autograd.grad(
@@ -263,30 +248,30 @@ class SimpleTrainer(TrainerBase):
         optimizers = [o for o in (self.optimizer_main, self.optimizer_norm) if o is not None]
         return {p: group["lr"] for o in optimizers for group in o.param_groups for p in group["params"]}
 
-    def step(self, loss: Tensor, learned: Parameters, averaged: bool = False) -> None:
-        """Step the optimizers of the parameters `learned`, for which alone gradients are computed; clamp the gates.
+    def step(self, loss: Tensor, trained: Parameters, averaged: bool = False) -> None:
+        """Step the optimizers of the parameters `trained`, for which alone gradients are computed; clamp the gates.
 
         Args:
             averaged: the backward pass averages the gradients over the processes by itself.
         """
-        parameters = list(learned.values())
+        parameters = list(trained.values())
         for parameter in parameters:
             parameter.grad = None
         self.scaler.scale(loss).backward(inputs=parameters)
         if not averaged:
             average_gradients(parameters)
         if self.cfg.SOLVER.CHECK_FINITE and not self.scaler.is_enabled():  # the scaler leaves such updates out by itself
-            self.check_gradients(learned)
-        if any(not is_gate(name) for name in learned):
+            self.check_gradients(trained)
+        if any(not is_gate(name) for name in trained):
             self.scaler.step(self.optimizer_main)
-        if any(is_gate(name) for name in learned):
+        if any(is_gate(name) for name in trained):
             self.scaler.step(self.optimizer_norm)
             clamp_(list(self.gates.values()))
         self.scaler.update()
 
-    def check_gradients(self, learned: Parameters) -> None:
+    def check_gradients(self, trained: Parameters) -> None:
         """Raise NonFiniteLossError if a gradient is not finite, before it spoils the weights."""
-        bad = first_non_finite({name: p.grad for name, p in learned.items() if p.grad is not None})
+        bad = first_non_finite({name: p.grad for name, p in trained.items() if p.grad is not None})
         if bad is not None:
             raise NonFiniteLossError(
                 f"iteration {self.iter}: not finite: the gradient of {bad}. No weight was updated with it. Lower "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Iterable
+from typing import Any, Iterable
 
 from fastreid.utils.events import EventStorage
 
@@ -11,9 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 class HookBase:
-    """What may happen around iterations. The trainer is in `self.trainer`."""
+    """What may happen around iterations. The trainer is in `self.trainer`.
+
+    A hook whose state a resumed run needs names, in `checkpoint_entry`, the entry of a checkpoint that holds it, and has
+    `state_dict`, of tensors and plain values, and `load_state_dict`.
+    """
 
     trainer: TrainerBase
+    checkpoint_entry = ""  # none
 
     def before_train(self) -> None: ...
 
@@ -22,6 +27,11 @@ class HookBase:
     def after_step(self) -> None: ...
 
     def after_train(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class TrainerBase:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from fastreid.engine.trainer_base import HookBase
-from fastreid.solver.build import gate_parameters
+from fastreid.solver.trained_parameters import gate_parameters
 from fastreid.solver.lr_scheduler import half_cosine
 from fastreid.utils.checkpoint import checkpoint_name
 from fastreid.utils.errors import UserError
@@ -48,6 +48,8 @@ class WeightAveraging(HookBase):
     Args:
         cfg: with iterations, not epochs. scheduler: of the main optimizer.
     """
+
+    checkpoint_entry = "weight_averaging"
 
     def __init__(self, cfg, model: nn.Module, scheduler: LRScheduler):
         self.node, self.start = cfg.SOLVER.SWA, cfg.SOLVER.MAX_ITER

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from fastreid.solver.build import gate_parameters
+from fastreid.solver.trained_parameters import gate_parameters
 from fastreid.utils.files import writing
 from fastreid.utils.memory import peak_memory_mb
 

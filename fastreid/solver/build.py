@@ -2,50 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Iterable
-
 import torch
 from torch import nn
 
 from fastreid.solver.sgd import MergedSGD
-from fastreid.utils.errors import UserError
-
-# What a name in META.MODEL.META_COMPUTE_LAYER selects, by the parameter's name and number of dimensions.
-LAYER_GROUPS = {
-    "backbone_bn_gate": lambda name, ndim: name.startswith("backbone.") and is_gate(name),
-    "backbone_bn": lambda name, ndim: name.startswith("backbone.") and ndim == 1 and not is_gate(name),
-    "backbone_conv": lambda name, ndim: name.startswith("backbone.") and ndim > 1,
-    "heads": lambda name, ndim: name.startswith("heads."),
-}
-
-
-def is_gate(name: str) -> bool:
-    """Tell whether a parameter of that name is a balancing parameter."""
-    return name.rpartition(".")[2] == "gate"
-
-
-def gate_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the balancing parameters by name, in the model's order."""
-    return {name: p for name, p in model.named_parameters() if is_gate(name)}
-
-
-def main_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trained parameters that are not balancing parameters, by name, in the model's order."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad and not is_gate(name)}
-
-
-def layer_parameters(model: nn.Module, groups: Iterable[str]) -> dict[str, nn.Parameter]:
-    """Return the trained parameters that the names of `META.MODEL.META_COMPUTE_LAYER` select.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    for group in groups:
-        if group not in LAYER_GROUPS:
-            raise UserError(f"META.MODEL.META_COMPUTE_LAYER: names out of {', '.join(LAYER_GROUPS)}; found {group!r}")
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return {name: p for name, p in trained.items() if any(LAYER_GROUPS[g](name, p.dim()) for g in groups)}
-
+from fastreid.solver.trained_parameters import gate_parameters, main_parameters
 
 def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer | None:
     """Return the SGD optimizer called `which`, whose state has one group per parameter as published checkpoints do.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastreid.solver.build import is_gate
+from fastreid.solver.trained_parameters import is_gate
 from fastreid.utils.checkpoint import checkpoint_names, read_checkpoint
 from fastreid.utils.errors import UserError
 

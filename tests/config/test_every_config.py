@@ -17,7 +17,6 @@ import yaml
 from fastreid.config import get_cfg
 from fastreid.config.config import leaves
 from fastreid.data.build import load_test_set, load_training_data, meta_names
-from fastreid.engine.compile import learning_only
 from fastreid.engine.defaults import DefaultTrainer
 from fastreid.engine.hooks import SchedulerStep
 from fastreid.engine.train_loop import select_domains
@@ -26,6 +25,7 @@ from fastreid.layers import running_stats
 from fastreid.modeling import build_model
 from fastreid.modeling.losses.build import build_losses
 from fastreid.solver.lr_scheduler import InnerRatio
+from fastreid.solver.trained_parameters import gradients_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,6 +112,7 @@ def trained(drawn, tmp_path_factory):
             cfg.merge_from_list([str(word) for option in options.items() for word in option])
             torch.manual_seed(cfg.SEED)
             trainer = DefaultTrainer(cfg)
+            trainer.hooks.clear()
             trainer.register_hooks([SchedulerStep(trainer.schedulers)])
             trainer.train(0, 2)
             recorded = trainer.storage.new_means()
@@ -285,7 +286,7 @@ def test_a_row_has_its_number_of_meta_test_domains(trained, row, domains):
 def test_only_the_second_order_row_looks_through_the_inner_gradient(trained, row, second_order):
     trainer = trained(f"Ablation/{row}").trainer
     gates = trainer.gates
-    with learning_only(trainer.model, gates.values()), running_stats(trainer.model, "hold"):
+    with gradients_for(gates.values(), trainer.model), running_stats(trainer.model, "hold"):
         losses = trainer.compute_losses(select_domains(next(trainer.meta_batches), [0, 1, 2]), trainer.mtrain_loss)
         fast = trainer.inner_update(sum(losses.values()), ratio=0.1)
         slopes = torch.autograd.grad(sum(gate.sum() for gate in fast.values()), list(gates.values()))

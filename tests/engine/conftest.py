@@ -125,7 +125,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make_real_trainer(folder, workers=0, **more):
+def make_real_trainer(folder, workers=0, kind=DefaultTrainer, **more):
     cfg = get_cfg()
     options = {
         "MODEL.DEVICE": "cpu",
@@ -160,10 +160,10 @@ def make_real_trainer(folder, workers=0, **more):
     cfg.merge_from_list([word for option in options.items() for word in option])
     folder.mkdir(exist_ok=True)
     torch.manual_seed(cfg.SEED)
-    return DefaultTrainer(cfg)
+    return kind(cfg)
 
 
 @pytest.fixture
 def make_full_run():
-    """`make_full_run(folder, workers, SOLVER__MAX_ITER=3)`: the trainer of a run on the data of `root`, of 9 iterations an epoch."""
+    """`make_full_run(folder, workers, kind, SOLVER__MAX_ITER=3)`: a run's trainer on the data of `root`, 9 iterations an epoch."""
     return make_real_trainer

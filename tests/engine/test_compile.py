@@ -1,4 +1,4 @@
-"""SOLVER.COMPILE, without a compiler's slow part, and what a step computes gradients of."""
+"""SOLVER.COMPILE, without a compiler's slow part."""
 
 import functools
 import logging
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastreid.engine.compile as compiling
-from fastreid.engine.compile import compile_model, learning_only
+from fastreid.engine.compile import compile_model
 from fastreid.engine.hooks import CompilationReport
 from fastreid.layers.passes import EAGER
 from fastreid.utils.errors import UserError
@@ -84,28 +84,6 @@ def test_choices_that_do_not_exist_or_fit_are_one_clear_line(tiny):
     model.backbone.checkpointed = {"layer1"}
     with pytest.raises(UserError, match='choose "norm", or empty MODEL.BACKBONE.CHECKPOINT'):
         compile_model(model, "model", torch.device("cpu"))
-
-
-def test_a_step_computes_no_gradient_that_it_does_not_use(tiny):
-    trainer = tiny.make_trainer()
-    convolutions = [m.weight for m in trainer.model.backbone if isinstance(m, torch.nn.Conv2d)]
-    seen = []
-    for name, weight in [("weight", convolutions[0]), ("gate", trainer.model.backbone[1].gate)]:
-        weight.register_hook(lambda gradient, name=name: seen.append(name))
-    trainer.run_step_meta_learning1()
-    assert seen == ["weight"]
-    seen.clear()
-    trainer.run_step_meta_learning2()
-    assert set(seen) == {"gate"}
-    assert all(p.requires_grad for n, p in trainer.model.named_parameters() if n != "heads.classifier_norm.bias")
-
-
-def test_parameters_ask_for_gradients_again_after_an_error(tiny):
-    model = tiny.make_trainer().model
-    with pytest.raises(ValueError), learning_only(model, []):
-        assert not any(p.requires_grad for p in model.parameters())
-        raise ValueError
-    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["heads.classifier_norm.bias"]
 
 
 def test_the_first_iterations_cost_is_logged(tiny, caplog):

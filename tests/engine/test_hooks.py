@@ -225,7 +225,7 @@ class Collector:
 class TestPeriodicWriter:
     def test_writes_means_of_each_period_and_the_rest_at_the_end(self):
         collector = Collector()
-        run(hooks.PeriodicWriter([collector], 4))
+        run(hooks.PeriodicWriter(lambda: [collector], 4))
         iterations = [iteration for iteration, _ in collector.written]
         values = [means.get("base/loss_cls") for _, means in collector.written]
         assert iterations == [3, 5, 5]
@@ -234,18 +234,18 @@ class TestPeriodicWriter:
 
     def test_an_evaluation_after_the_last_line_is_written_too(self):
         collector = Collector()
-        run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter([collector], 4))
+        run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter(lambda: [collector], 4))
         assert collector.written[-1] == (5, {"test/a mAP": 7.0})
 
     def test_a_long_silence_is_broken(self):
         collector = Collector()
-        run(hooks.PeriodicWriter([collector], 100, max_silence=-1.0), end=3)
+        run(hooks.PeriodicWriter(lambda: [collector], 100, max_silence=-1.0), end=3)
         assert [iteration for iteration, _ in collector.written] == [0, 1, 2, 2]
 
     def test_silence_is_not_broken_by_one_of_several_processes(self, monkeypatch):
         monkeypatch.setattr(hooks, "num_processes", lambda: 2)
         collector = Collector()
-        run(hooks.PeriodicWriter([collector], 100, max_silence=-1.0), end=3)
+        run(hooks.PeriodicWriter(lambda: [collector], 100, max_silence=-1.0), end=3)
         assert [iteration for iteration, _ in collector.written] == [2, 2]
 
 
@@ -253,7 +253,7 @@ def test_log_line_tells_time_losses_rates_and_memory(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     caplog.set_level(logging.INFO)
     schedule = TestSchedules().make()
-    used = [hooks.IterationTimer(), hooks.SchedulerStep({"lr": schedule}), hooks.PeriodicWriter([LogWriter(4)], 3)]
+    used = [hooks.IterationTimer(), hooks.SchedulerStep({"lr": schedule}), hooks.PeriodicWriter(lambda: [LogWriter(4)], 3)]
     run(*used)
     lines = [record.message for record in caplog.records if record.message.startswith("eta")]
     assert len(lines) == 2
@@ -273,7 +273,7 @@ def test_log_line_tells_time_losses_rates_and_memory(caplog, monkeypatch):
 
 def test_metrics_file_has_one_readable_object_a_line(tmp_path):
     path = tmp_path / "metrics.json"
-    used = hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter([JSONWriter(path)], 3)
+    used = hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter(lambda: [JSONWriter(path)], 3)
     trainer = run(*used)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["iteration"] for record in records] == [2, 5, 5]
@@ -281,14 +281,14 @@ def test_metrics_file_has_one_readable_object_a_line(tmp_path):
     assert records[2]["test/a mAP"] == 7.0
     assert records[0]["gate/0"] == 0.5
     trainer = FakeTrainer()
-    trainer.register_hooks([hooks.PeriodicWriter([JSONWriter(path)], 1)])
+    trainer.register_hooks([hooks.PeriodicWriter(lambda: [JSONWriter(path)], 1)])
     trainer.train(6, 7)
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [2, 5, 5, 6]
 
 
 def test_tensorboard_has_losses_by_group_and_gate_histograms(tmp_path):
     schedule = TestSchedules().make()
-    run(hooks.SchedulerStep({"lr": schedule}), hooks.PeriodicWriter([TensorBoardWriter(tmp_path)], 3))
+    run(hooks.SchedulerStep({"lr": schedule}), hooks.PeriodicWriter(lambda: [TensorBoardWriter(tmp_path)], 3))
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     tags = events.Tags()
@@ -304,7 +304,7 @@ def test_tensorboard_has_losses_by_group_and_gate_histograms(tmp_path):
 def test_a_disk_that_fills_up_between_two_lines_is_an_error_of_the_user(tmp_path, kind):
     """Again when the writer is closed, and not afterwards, when nobody would catch it."""
     place = tmp_path / "metrics.json" if kind is JSONWriter else tmp_path
-    writers = hooks.PeriodicWriter([kind(place)], 1)
+    writers = hooks.PeriodicWriter(lambda: [kind(place)], 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(UserError, match=r"cannot write .*(metrics\.json|tfevents) \("):

@@ -89,7 +89,7 @@ def test_the_checkpoints_to_come_must_have_room(tmp_path, monkeypatch, options, 
 
 def test_a_checkpoint_is_about_as_large_as_expected(root, make_full_run):
     trainer = make_full_run(root / "run", META__SOLVER__INIT__FIRST_INNER_LOOP=1)
-    trainer.train(0, 1)
+    trainer.run_step()
     path = trainer.checkpointer.write("model_0000000", 0)
     expected, found = preflight.checkpoint_bytes(trainer), path.stat().st_size
     assert expected <= found <= 1.5 * expected

@@ -62,7 +62,8 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, m
 
 
 def stepping(trainer):
-    """The trainer, whose rates follow its schedules also in a bare `train`."""
+    """The trainer with no hook but the one by which its rates follow its schedules."""
+    trainer.hooks.clear()
     trainer.register_hooks([SchedulerStep(trainer.schedulers)])
     return trainer
 
@@ -113,6 +114,42 @@ def test_a_published_checkpoint_goes_on_with_the_step_it_would_have_made_but_for
     assert any(not parameter.is_contiguous() for parameter in expected.values()), "no convolution is channels_last"
     for name, parameter in resumed.model.named_parameters():
         assert torch.equal(parameter, expected[name]) == (name != CLASSIFIER), name
+
+
+class Counter(HookBase):
+    checkpoint_entry = "counter"
+    count = 0
+
+    def after_step(self):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def test_a_hook_of_the_user_s_goes_on_where_it_was(root, make_full_run):
+    run, resumed = (stepping(make_full_run(root / "run", META__SOLVER__INIT__FIRST_INNER_LOOP=1)) for _ in range(2))
+    for trainer in (run, resumed):
+        trainer.counter = Counter()
+        trainer.register_hooks([trainer.counter])
+    run.train(0, 2)
+    run.checkpointer.save("model_0000001", 1)
+    resumed.resume_or_load(True)
+    resumed.train(2, 3)
+    assert (run.counter.count, resumed.counter.count) == (2, 3)
+    with pytest.raises(ValueError, match="Counter: a checkpoint has an entry counter already"):
+        run.register_hooks([Counter()])
+
+
+def test_a_checkpoint_holds_what_the_list_of_its_entries_says(root, make_full_run):
+    run = make_full_run(root / "run", SOLVER__SWA__ENABLED=True)
+    found = torch.load(run.checkpointer.write("model_0000001", 1), weights_only=True).keys()
+    assert found == {"model", "iteration", "config", *run.checkpoint_entries()}
+    expected = {"optimizer_main", "scheduler_main", "optimizer_norm", "scheduler_norm", "inner_ratio", "data_positions"}
+    assert found >= expected | {"random_states", "best_result", "weight_averaging"}
 
 
 def test_sources_in_another_order_start_the_classifier_anew(root, make_full_run):
@@ -227,7 +264,7 @@ EPOCH = 9  # iterations
 def two_epochs(root, make_full_run):
     """The folder of a run's checkpoint after two epochs at SOLVER.STEPS [1], with momentum but without the two epochs."""
     trainer = make_full_run(root / "run", SOLVER__STEPS=[1], META__SOLVER__INIT__FIRST_INNER_LOOP=1)
-    trainer.train(0, 1)
+    trainer.run_step()
     for scheduler in trainer.schedulers.values():
         scheduler.go_to(2 * EPOCH)
     trainer.checkpointer.save(f"model_{2 * EPOCH - 1:07d}", 2 * EPOCH - 1)
@@ -263,7 +300,7 @@ def test_rates_and_decay_of_a_resumed_run_are_those_of_the_present_options(root,
             for scheduler in trainer.schedulers.values():
                 scheduler.step()
     momentum = [state["momentum_buffer"] for state in resumed.optimizer_main.state.values()]
-    assert len(momentum) == len(resumed.main) and any(buffer.abs().max() > 0 for buffer in momentum)
+    assert len(momentum) == len(resumed.trained.main) and any(buffer.abs().max() > 0 for buffer in momentum)
 
 
 @pytest.mark.parametrize("size, epoch", [(4, 14), (10, 5)])
@@ -353,12 +390,11 @@ class TestWhatWasDue:
         assert self.tested == tested
 
     def test_a_signal_meanwhile_does_not_skip_an_iteration(self, root, make_full_run, monkeypatch):
-        run = self.make(root / "run", make_full_run, EPOCH)
-
         def stop(trainer, finished):
             raise StopRequested(signal.SIGTERM)
 
         monkeypatch.setattr(defaults.DefaultTrainer, "evaluate", stop)
+        run = self.make(root / "run", make_full_run, EPOCH)
         with pytest.raises(Stopped, match=f"goes on from model_{EPOCH - 1:07d}.pth"):
             run.run()
         assert not (root / "run" / f"model_{EPOCH:07d}.pth").exists()

@@ -15,6 +15,7 @@ ROLLBACK = {"SOLVER__ON_NAN": "rollback"}
 def train(trainer):
     """Train with checkpoints and schedules, without tests and plots."""
     checkpoints = hooks.PeriodicCheckpoint(trainer.checkpointer, trainer.cfg.SOLVER.CHECKPOINT_PERIOD)
+    trainer.hooks.clear()
     trainer.register_hooks([trainer.rollback, hooks.SchedulerStep(trainer.schedulers), checkpoints])
     trainer.resume_or_load(False)
     trainer.train_or_roll_back()
@@ -28,7 +29,7 @@ def spoil_losses(trainer, is_bad):
 
 def spoil_gradients(trainer, is_bad):
     """Make the gradients of base steps not a number, but not their losses."""
-    parameter = next(p for name, p in trainer.main.items() if name.endswith("classifier_fc.weight"))
+    parameter = next(p for name, p in trainer.trained.main.items() if name.endswith("classifier_fc.weight"))
     change_losses(trainer, is_bad, lambda loss: loss + (parameter.sum() * 0).sqrt())
 
 

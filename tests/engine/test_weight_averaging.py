@@ -229,6 +229,7 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bits(root, make_full_run, mo
     for iteration in (1, 3, 5):  # still frozen; in the first period of averaging; with one model taken
         trainer = make_full_run(folder, **EVERYTHING)
         trainer.register_hooks([StopAt(iteration)])
+        trainer.hooks.insert(0, trainer.hooks.pop())
         with pytest.raises(Stop):
             finish(trainer, resume=iteration > 1)
     trainer = make_full_run(folder, **EVERYTHING)

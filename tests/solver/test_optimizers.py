@@ -6,7 +6,7 @@ import torch
 from fastreid.config import get_cfg
 from fastreid.modeling import build_model
 from fastreid.solver import build_optimizer
-from fastreid.solver.build import gate_parameters, layer_parameters, main_parameters
+from fastreid.solver.trained_parameters import gate_parameters, layer_parameters, main_parameters
 from fastreid.utils.errors import UserError
 
 FROZEN = "heads.classifier_norm.bias"

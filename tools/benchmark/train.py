@@ -91,11 +91,11 @@ class PlainBatchInstanceNorm(nn.Module):
 class PlainTrainer(SimpleTrainer):
     """Steps that compute every gradient."""
 
-    def step(self, loss: Tensor, learned: dict[str, Tensor], averaged: bool = False) -> None:
+    def step(self, loss: Tensor, trained: dict[str, Tensor], averaged: bool = False) -> None:
         for optimizer in (self.optimizer_main, self.optimizer_norm):
             optimizer.zero_grad()
         loss.backward()
-        (self.optimizer_norm if learned.keys() == self.gates.keys() else self.optimizer_main).step()
+        (self.optimizer_norm if trained.keys() == self.gates.keys() else self.optimizer_main).step()
         with torch.no_grad():
             for gate in self.gates.values():
                 gate.clamp_(0, 1)
@@ -136,7 +136,7 @@ def make_trainer(cfg: CfgNode, model_name: str, way: str, batch: int) -> SimpleT
             for which in ("main", "norm")
         ]
         kind = PlainTrainer
-        train_loop.learning_only = lambda *_: nullcontext()  # every parameter asks for its gradient in every step
+        train_loop.gradients_for = lambda *_: nullcontext()  # every parameter asks for its gradient in every step
     identities = torch.arange(-(-batch // INSTANCES)).repeat_interleave(INSTANCES)[:batch]
     data = {
         "images": torch.rand(batch, 3, *cfg.INPUT.SIZE_TRAIN) * 255,

@@ -21,7 +21,7 @@ from fastreid.data.datasets.prid import PRID
 from fastreid.data.datasets.viper import VIPeR, VIPeRAllVariants, VIPeRAllVariantsFirstFive, VIPeRFirstFive
 from fastreid.utils.errors import UserError
 
-__all__ = ["Items", "ReidDataset", "Split", "TestSet", "build_dataset", "dataset_names", "datasets_root"]
+__all__ = ["DATASETS", "Items", "ReidDataset", "Split", "TestSet", "build_dataset", "dataset_names", "datasets_root"]
 
 DATASETS: dict[str, type[ReidDataset]] = {
     # Source domains: every image is for training.

@@ -4,7 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .build import LOSS_REGISTRY, Loss
 from .pairwise import full_precision, same_value
+
+
+@LOSS_REGISTRY.register("CircleLoss")
+def build_circle_loss(cfg) -> Loss:
+    """Return `circle_loss` with the options MODEL.LOSSES.CIRCLE."""
+    options = cfg.MODEL.LOSSES.CIRCLE
+
+    def circle(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
+        return circle_loss(features, targets, margin=options.MARGIN, gamma=options.ALPHA)
+
+    return Loss("loss_circle", options.SCALE, options.FEAT_ORDER, circle)
 
 
 @full_precision

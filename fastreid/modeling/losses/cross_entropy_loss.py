@@ -5,7 +5,19 @@ from torch import Tensor
 
 from fastreid.utils.comm import all_sum
 
+from .build import LOGITS, LOSS_REGISTRY, Loss
 from .pairwise import full_precision
+
+
+@LOSS_REGISTRY.register("CrossEntropyLoss")
+def build_cross_entropy_loss(cfg) -> Loss:
+    """Return `cross_entropy_loss` with the options MODEL.LOSSES.CE."""
+    options = cfg.MODEL.LOSSES.CE
+
+    def cross_entropy(logits: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
+        return cross_entropy_loss(logits, targets, options.EPSILON, options.ALPHA)
+
+    return Loss("loss_cls", options.SCALE, LOGITS, cross_entropy)
 
 
 @full_precision

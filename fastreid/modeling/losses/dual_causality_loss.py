@@ -9,8 +9,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastreid.layers.restitution import Restituted
+from fastreid.utils.errors import UserError
 
+from .build import LOSS_REGISTRY, RESTITUTED, Loss
 from .pairwise import cosine_distances, full_precision, same_value
+
+
+@LOSS_REGISTRY.register("DualCausalityLoss")
+def build_dual_causality_loss(cfg) -> Loss:
+    """Return `dual_causality_loss` with the options MODEL.LOSSES.SNR.
+
+    Raises:
+        UserError: the model has no SNR layers, or not as many as there are weights.
+    """
+    style, options = cfg.MODEL.STYLE, cfg.MODEL.LOSSES.SNR
+    if style.NAME != "SNR":
+        raise UserError(
+            f"DualCausalityLoss is about SNR's layers: set MODEL.STYLE.NAME SNR (found {style.NAME!r}), or leave it out"
+        )
+    stages = len(style.STAGES) or 4
+    if len(options.WEIGHTS) != stages:
+        raise UserError(
+            f"MODEL.LOSSES.SNR.WEIGHTS must be {stages} numbers, one for each SNR layer; found {len(options.WEIGHTS)}"
+        )
+
+    def dual_causality(restituted: Sequence[Restituted], targets: Tensor, domains: Tensor) -> Tensor:
+        return dual_causality_loss(restituted, targets, options.WEIGHTS)
+
+    return Loss("loss_snr", options.SCALE, RESTITUTED, dual_causality)
 
 
 def dual_causality_loss(restituted: Sequence[Restituted], targets: Tensor, weights: Iterable[float]) -> Tensor:

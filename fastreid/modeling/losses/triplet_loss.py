@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fastreid.utils.errors import UserError
 
+from .build import LOSS_REGISTRY, Loss
 from .pairwise import choose, cosine_distances, euclidean_distances, full_precision, same_value
 
 _DISTANCES = {"euclidean": euclidean_distances, "cosine": cosine_distances}
@@ -18,6 +20,27 @@ _USUAL = ([1, 0, 0], [0, 1, 1])
 # Added to the sum of an anchor's weights, as in the published program. The weights of negatives are exp(-distance), so
 # when all of them are farther than about 10 it is no longer negligible, and makes them count as nearer than they are.
 _WEIGHT_EPS = 1e-6
+
+
+def build_triplet_loss(cfg, node: str, key: str) -> Loss:
+    """Return `triplet_loss` with the options of a node of MODEL.LOSSES."""
+    options = cfg.MODEL.LOSSES[node]
+    function = partial(
+        triplet_loss,
+        margin=options.MARGIN,
+        norm_feat=options.NORM_FEAT,
+        hard_mining=options.HARD_MINING,
+        dist_type=options.DIST_TYPE,
+        loss_type=options.LOSS_TYPE,
+        new_pos=options.NEW_POS,
+        new_neg=options.NEW_NEG,
+    )
+    return Loss(key, options.SCALE, options.FEAT_ORDER, function)
+
+
+for kind in ("", "_add", "_mtrain", "_mtest"):
+    build = partial(build_triplet_loss, node=f"TRI{kind.upper()}", key=f"loss_triplet{kind}")
+    LOSS_REGISTRY.register(f"TripletLoss{kind}")(build)
 
 
 @full_precision

@@ -1,4 +1,4 @@
-"""MODEL.FREEZE_LAYERS: what does not learn in the first iterations, and what does."""
+"""What a step computes gradients of; MODEL.FREEZE_LAYERS: what is not trained in the first iterations, and what is."""
 
 import logging
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastreid.layers import BatchNorm
+from fastreid.solver.trained_parameters import gradients_for
 from fastreid.utils.errors import UserError
 
 FIRST_LAYERS = ("backbone.0", "backbone.1")  # a convolution and its batch-instance normalization
@@ -73,9 +74,9 @@ def test_meta_steps_with_nothing_to_train_take_their_batches_all_the_same(tiny, 
 
 def test_an_epoch_is_the_unit(root, make_full_run):
     trainer = make_full_run(root / "run", MODEL__FREEZE_LAYERS=("backbone.layer1", "heads"), SOLVER__FREEZE_ITERS=3)
-    assert trainer.freezing.iterations == 3 * trainer.cfg.SOLVER.ITERS_PER_EPOCH
-    assert {type(layer) for layer in trainer.freezing.norms} == {BatchNorm}
-    assert len(trainer.freezing.norms) == 2  # layer1's batch part and the neck
+    assert trainer.trained.frozen_until == 3 * trainer.cfg.SOLVER.ITERS_PER_EPOCH
+    assert {type(layer) for layer in trainer.trained.frozen_norms} == {BatchNorm}
+    assert len(trainer.trained.frozen_norms) == 2  # layer1's batch part and the neck
 
 
 @pytest.mark.parametrize("options", [{}, {"MODEL__FREEZE_LAYERS": ("",), "SOLVER__FREEZE_ITERS": 5}])
@@ -120,3 +121,25 @@ def test_a_rollback_leaves_no_gradient_for_layers_that_are_frozen_there(root, ma
         parameter.grad = torch.ones_like(parameter)
     trainer.resume(path, torch.load(path, weights_only=True))
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_a_step_computes_no_gradient_that_it_does_not_use(tiny):
+    trainer = tiny.make_trainer()
+    convolutions = [m.weight for m in trainer.model.backbone if isinstance(m, torch.nn.Conv2d)]
+    seen = []
+    for name, weight in [("weight", convolutions[0]), ("gate", trainer.model.backbone[1].gate)]:
+        weight.register_hook(lambda gradient, name=name: seen.append(name))
+    trainer.run_step_meta_learning1()
+    assert seen == ["weight"]
+    seen.clear()
+    trainer.run_step_meta_learning2()
+    assert set(seen) == {"gate"}
+    assert all(p.requires_grad for n, p in trainer.model.named_parameters() if n != "heads.classifier_norm.bias")
+
+
+def test_parameters_ask_for_gradients_again_after_an_error(tiny):
+    model = tiny.make_trainer().model
+    with pytest.raises(ValueError), gradients_for([], model):
+        assert not any(p.requires_grad for p in model.parameters())
+        raise ValueError
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["heads.classifier_norm.bias"]
