@@ -31,7 +31,7 @@ from fastreid.data.image_files import PICTURES, RESULTS, RESULTS_HEADER, find_im
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
 from fastreid.evaluation.calibration import Threshold, load_threshold  # noqa: E402
 from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features  # noqa: E402
-from fastreid.evaluation.pictures import Row, Tile, draw_page  # noqa: E402
+from fastreid.analysis.pictures import Row, Tile, draw_page  # noqa: E402
 from fastreid.evaluation.search import (  # noqa: E402
     INDEXES,
     Found,

@@ -22,9 +22,9 @@ from fastreid import Predictor  # noqa: E402
 from fastreid.data.build import load_test_set  # noqa: E402
 from fastreid.data.datasets import Split, TestSet  # noqa: E402
 from fastreid.engine.predictor import add_model_arguments  # noqa: E402
-from fastreid.evaluation.activation import activation_maps  # noqa: E402
+from fastreid.analysis.activation import activation_maps  # noqa: E402
 from fastreid.evaluation.extraction import extract_features  # noqa: E402
-from fastreid.evaluation.pictures import SIGNS, draw_page, ranked_row  # noqa: E402
+from fastreid.analysis.pictures import SIGNS, draw_page, ranked_row  # noqa: E402
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists  # noqa: E402
 from fastreid.evaluation.reid_evaluation import split_distances  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402

@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from fastreid.data.datasets import Items, build_dataset, datasets_root  # noqa: E402
-from fastreid.engine.analysis import images_asked_for  # noqa: E402
+from fastreid.analysis.model_figures import images_asked_for  # noqa: E402
 from fastreid.engine.defaults import default_setup, load_model  # noqa: E402
 from fastreid.evaluation.calibration import (  # noqa: E402
     CONFIDENCE, MEASURED, THRESHOLDS, People, calibrate, model_record, read_thresholds, require_model)

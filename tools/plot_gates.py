@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fastreid.utils.errors import run_command  # noqa: E402
 from fastreid.utils.files import home_path, require_folder  # noqa: E402
-from fastreid.utils.gate_history import CHECKPOINTS, TENSORBOARD, read_gates  # noqa: E402
-from fastreid.utils.gate_plots import save_gates  # noqa: E402
+from fastreid.report.gate_history import CHECKPOINTS, TENSORBOARD, read_gates  # noqa: E402
+from fastreid.report.gate_plots import save_gates  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 
 

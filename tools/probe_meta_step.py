@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate  # noqa: E402
 
 from fastreid.engine.defaults import DefaultTrainer  # noqa: E402
-from fastreid.engine.meta_probe import probe_meta_steps, usual_ratios  # noqa: E402
+from fastreid.analysis.meta_probe import probe_meta_steps, usual_ratios  # noqa: E402
 from fastreid.engine.predictor import find_run  # noqa: E402
 from fastreid.utils.checkpoint import read_checkpoint  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402

@@ -20,7 +20,7 @@ from tabulate import tabulate  # noqa: E402
 from fastreid.config import get_cfg  # noqa: E402
 from fastreid.data.build import load_test_set  # noqa: E402
 from fastreid.data.datasets import Items, build_dataset, datasets_root  # noqa: E402
-from fastreid.evaluation.style_probe import choose_crops, extract_styles, probe  # noqa: E402
+from fastreid.analysis.style_probe import choose_crops, extract_styles, probe  # noqa: E402
 from fastreid.modeling import build_model  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import home_path  # noqa: E402

@@ -36,7 +36,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid.engine.analysis import analyse  # noqa: E402
+from fastreid.analysis.model_figures import analyse  # noqa: E402
 from fastreid.engine.defaults import (  # noqa: E402
     DefaultTrainer, analysis_modes, default_argument_parser, default_setup, feature_cache, load_model, test_only)
 from fastreid.utils.errors import run_command  # noqa: E402

@@ -15,7 +15,7 @@ from torch import nn
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import TrainLoaders, build_train_loaders
 from fastreid.engine import hooks
-from fastreid.engine.analysis import MODES
+from fastreid.analysis.model_figures import MODES
 from fastreid.engine.batch_check import check_batches
 from fastreid.engine.chosen_model import UNTRAINED, note_unused_weights, require_one_model
 from fastreid.engine.precise_bn import PreciseStatistics
@@ -44,7 +44,7 @@ from fastreid.utils.locks import hold_lock
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.machine import machine_name
 from fastreid.utils.memory import keep_freed_memory
-from fastreid.utils.plots import plot_result
+from fastreid.report.plots import plot_result
 from fastreid.utils.processes import gather, process_rank
 
 logger = logging.getLogger(__name__)

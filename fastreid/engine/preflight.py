@@ -8,7 +8,7 @@ from typing import Sequence
 
 from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import TestSet
-from fastreid.engine import analysis
+from fastreid.analysis import model_figures
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.evaluation.checked_sets import load_test_sets
 from fastreid.evaluation.extraction import own_share
@@ -50,7 +50,7 @@ def check_options(cfg) -> None:
         raise UserError(f"TEST.PRECISE_BN.NUM_ITER must be at least 1 batch; found {cfg.TEST.PRECISE_BN.NUM_ITER}")
     if solver.ON_NAN not in ("stop", "rollback"):
         raise UserError(f"SOLVER.ON_NAN must be stop or rollback; found {solver.ON_NAN!r}")
-    analysis.check_options(cfg)
+    model_figures.check_options(cfg)
 
 
 def find_test_sets(cfg) -> dict[str, TestSet]:

@@ -17,7 +17,7 @@ from fastreid.engine.weight_averaging import require_plain_weights, total_iterat
 from fastreid.solver.lr_scheduler import Schedule
 from fastreid.utils.checkpoint import BEST, HISTORY, LAST_CHECKPOINT, Checkpointer, checkpoint_name, read_checkpoint, read_last
 from fastreid.utils.errors import Stopped, UserError
-from fastreid.utils.plots import read_metrics
+from fastreid.report.plots import read_metrics
 from fastreid.utils.processes import gather, process_rank
 from fastreid.utils.random_states import RandomStates
 

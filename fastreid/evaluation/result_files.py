@@ -13,7 +13,7 @@ from openpyxl.styles import Alignment, Font, PatternFill
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
-from fastreid.utils.figures import MARKERS, plt, save_figure, short, style_of_line, use_style
+from fastreid.report.figures import MARKERS, plt, save_figure, short, style_of_line, use_style
 from fastreid.utils.files import atomic_path, write_rows
 from fastreid.utils.text import printable
 

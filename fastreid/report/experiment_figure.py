@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from fastreid.report.experiment import Experiment
 from fastreid.report.experiment_table import GROUP, Measured, Table
-from fastreid.utils.figures import GREY, MARKERS, PALETTE, plt, save_figure, short, style_of_line, use_style
+from fastreid.report.figures import GREY, MARKERS, PALETTE, plt, save_figure, short, style_of_line, use_style
 
 ROW_HEIGHT = 0.24  # inches for each group of a row
 LEGEND_WIDTH = 2.4  # inches beside the panels of one group over the other

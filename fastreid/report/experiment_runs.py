@@ -24,7 +24,7 @@ from fastreid.report.experiment import Experiment, Row
 from fastreid.report.runs import CONFIG, RESULTS, Run, read_run
 from fastreid.utils.checkpoint import NUMBERED, last_checkpoint
 from fastreid.utils.errors import Stopped, UserError
-from fastreid.utils.plots import Records
+from fastreid.report.plots import Records
 
 logger = logging.getLogger(__name__)
 

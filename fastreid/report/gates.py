@@ -16,9 +16,9 @@ from fastreid.report.charts import Series, line_chart, number
 from fastreid.report.html import attributes, element, swatch, text
 from fastreid.report.runs import Run
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import SEQUENTIAL
-from fastreid.utils.gate_history import read_gates
-from fastreid.utils.plots import Records
+from fastreid.report.figures import SEQUENTIAL
+from fastreid.report.gate_history import read_gates
+from fastreid.report.plots import Records
 
 logger = logging.getLogger(__name__)
 

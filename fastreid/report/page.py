@@ -18,7 +18,7 @@ from fastreid.report.paired import differences_section
 from fastreid.report.query_cards import QueryLists, queries_section
 from fastreid.report.runs import Run
 from fastreid.report.tables import configs_section, results_section
-from fastreid.utils.plots import series
+from fastreid.report.plots import series
 
 RATES = {"lr": "Learning rate", "lr_gate": "Learning rate of the gates", "inner_ratio": "Inner ratio"}
 NO_LISTS = '<p class="note">The page was made without ranked lists (--no-images).</p>'

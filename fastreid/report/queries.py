@@ -17,7 +17,7 @@ from fastreid.config import CfgNode
 from fastreid.data.build import load_test_set
 from fastreid.data.decode import read_image
 from fastreid.engine.defaults import build_from_checkpoint
-from fastreid.evaluation.activation import activation_maps, overlay
+from fastreid.analysis.activation import activation_maps, overlay
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists
 from fastreid.evaluation.reid_evaluation import split_distances

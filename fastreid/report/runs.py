@@ -16,7 +16,7 @@ from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.run_log import Evaluation, Rows, parse_log, with_averages
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import walk_folders
-from fastreid.utils.plots import Records, read_metrics
+from fastreid.report.plots import Records, read_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastreid import Predictor
 from fastreid.evaluation.calibration import model_record
-from fastreid.evaluation.pictures import FRAME, GAP, HEIGHT, MARGIN, TITLE, WIDTH
+from fastreid.analysis.pictures import FRAME, GAP, HEIGHT, MARGIN, TITLE, WIDTH
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_json

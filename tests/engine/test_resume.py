@@ -12,7 +12,7 @@ from fastreid.engine.stopping import StopRequested
 from fastreid.modeling.backbones import resnet
 from fastreid.utils.checkpoint import CLASSIFIER
 from fastreid.utils.errors import Stopped, UserError
-from fastreid.utils.plots import read_metrics
+from fastreid.report.plots import read_metrics
 
 
 class Stop(Exception):

@@ -16,7 +16,7 @@ from fastreid.evaluation import average_query_expansion, compute_distance, evalu
 from fastreid.evaluation.reid_evaluation import evaluate, evaluate_test_set, select_rows
 from fastreid.evaluation.results import COLUMNS, Results
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import PALETTE
+from fastreid.report.figures import PALETTE
 
 
 def problem(pids=(0, 1, 2, 0, 0, 1, 1, 7), splits=None):

@@ -8,7 +8,7 @@ import pytest
 from openpyxl import Workbook
 
 from fastreid.evaluation.result_files import fill_sheet
-from fastreid.utils.figures import plt, save_figure, use_style
+from fastreid.report.figures import plt, save_figure, use_style
 from fastreid.utils.files import walk_folders, write_csv, write_text
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.text import file_part, printable, spreadsheet_text

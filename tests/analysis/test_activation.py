@@ -7,7 +7,7 @@ from torch import nn
 
 from fastreid.data.build import load_test_set
 from fastreid.data.decode import read_image
-from fastreid.evaluation.activation import activation_maps, overlay, scaled
+from fastreid.analysis.activation import activation_maps, overlay, scaled
 
 
 class TilesModel(nn.Module):

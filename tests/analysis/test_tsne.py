@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastreid.data.datasets import Items
-from fastreid.evaluation.samples import SOURCE, TARGET, Sample
-from fastreid.evaluation.tsne import choose_identities, embed, save_tsne
+from fastreid.analysis.samples import SOURCE, TARGET, Sample
+from fastreid.analysis.tsne import choose_identities, embed, save_tsne
 from fastreid.utils.errors import UserError
 
 

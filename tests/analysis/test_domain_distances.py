@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fastreid.data.datasets import Items
-from fastreid.evaluation.domain_distances import domain_distances, groups, save_domain_distances
-from fastreid.evaluation.samples import SOURCE, TARGET, Sample
+from fastreid.analysis.domain_distances import domain_distances, groups, save_domain_distances
+from fastreid.analysis.samples import SOURCE, TARGET, Sample
 
 
 def make_sample(name, role, count, shift=0.0):

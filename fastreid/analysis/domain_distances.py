@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from fastreid.evaluation.distance import compute_distance
-from fastreid.evaluation.identity_distances import bin_edges, shares
-from fastreid.evaluation.samples import SOURCE, Sample
-from fastreid.utils.figures import GREY, PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, short, use_style
+from fastreid.analysis.identity_distances import bin_edges, shares
+from fastreid.analysis.samples import SOURCE, Sample
+from fastreid.report.figures import GREY, PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, short, use_style
 from fastreid.utils.files import write_csv
 
 MOST_NUMBERS = 20  # domains beyond which a matrix is drawn without its numbers

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fastreid.data.decode import read_image
-from fastreid.evaluation.activation import overlay
+from fastreid.analysis.activation import overlay
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.fonts import OWN, best_font, drawable
 from fastreid.utils.text import printable

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import (
+from fastreid.report.figures import (
     BLACK,
     MARKERS,
     PALETTE,

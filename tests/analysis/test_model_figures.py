@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from fastreid.config import get_cfg
-from fastreid.engine.analysis import DIST, DOMAIN, MODES, TSNE, analyse, domain_samples, load_samples
-from fastreid.evaluation import domain_distances, identity_distances, tsne
-from fastreid.utils import figures
+from fastreid.analysis.model_figures import DIST, DOMAIN, MODES, TSNE, analyse, domain_samples, load_samples
+from fastreid.analysis import domain_distances, identity_distances, tsne
+from fastreid.report import figures
 from fastreid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]

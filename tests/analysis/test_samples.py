@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastreid.data.datasets import Items
-from fastreid.evaluation.samples import SOURCE, TARGET, Sample, domains, sample_images
+from fastreid.analysis.samples import SOURCE, TARGET, Sample, domains, sample_images
 
 
 def draw(pids, count, per_identity=10, known=None, seed=0):

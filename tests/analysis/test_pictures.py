@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from fastreid.evaluation.pictures import (
+from fastreid.analysis.pictures import (
     FRAMES,
     MARGIN,
     TITLE,

@@ -11,8 +11,8 @@ from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
 from fastreid.data.datasets import Items
-from fastreid.evaluation import identity_distances as module
-from fastreid.evaluation.samples import SOURCE, Sample
+from fastreid.analysis import identity_distances as module
+from fastreid.analysis.samples import SOURCE, Sample
 from fastreid.utils.errors import UserError
 
 

@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
-from fastreid.utils.figures import use_style
-from fastreid.utils.plots import draw_lines, plot_result, read_metrics, series
+from fastreid.report.figures import use_style
+from fastreid.report.plots import draw_lines, plot_result, read_metrics, series
 
 LOSSES = {"base/loss_cls": 2.0, "base/loss_triplet": 0.5, "mtrain/loss_stc": 0.1, "mtest/loss_triplet_mtest": 0.2}
 RATES = {"lr": 0.01, "lr_gate": 0.1, "inner_ratio": 0.02}

@@ -10,9 +10,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from fastreid.evaluation.samples import SOURCE, TARGET, Sample
+from fastreid.analysis.samples import SOURCE, TARGET, Sample
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import GREY, PALETTE, plt, save_figure, short, use_style
+from fastreid.report.figures import GREY, PALETTE, plt, save_figure, short, use_style
 from fastreid.utils.files import write_csv
 
 logger = logging.getLogger(__name__)

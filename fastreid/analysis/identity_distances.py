@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from fastreid.evaluation.distance import pair_distance
-from fastreid.evaluation.samples import Sample
+from fastreid.analysis.samples import Sample
 from fastreid.utils.errors import UserError
-from fastreid.utils.figures import PALETTE, panel_grid, plt, save_figure, short, use_style
+from fastreid.report.figures import PALETTE, panel_grid, plt, save_figure, short, use_style
 from fastreid.utils.files import write_csv
 
 logger = logging.getLogger(__name__)

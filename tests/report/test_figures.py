@@ -10,19 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from fastreid.data.datasets import Items
-from fastreid.evaluation.domain_distances import domain_distances, save_domain_distances
-from fastreid.evaluation.identity_distances import identity_distances, save_identity_distances
+from fastreid.analysis.domain_distances import domain_distances, save_domain_distances
+from fastreid.analysis.identity_distances import identity_distances, save_identity_distances
 from fastreid.evaluation.result_files import plot_cmc
-from fastreid.evaluation.samples import SOURCE, TARGET, Sample
-from fastreid.evaluation.tsne import save_tsne
+from fastreid.analysis.samples import SOURCE, TARGET, Sample
+from fastreid.analysis.tsne import save_tsne
 from fastreid.report.experiment import Experiment, Row
 from fastreid.report.experiment_figure import plot_table
 from fastreid.report.experiment_table import GROUP, Measured
-from fastreid.utils.figures import LONGEST, short
+from fastreid.report.figures import LONGEST, short
 from fastreid.utils.fonts import drawable
-from fastreid.utils.gate_history import BINS, GateHistory
-from fastreid.utils.gate_plots import save_gates
-from fastreid.utils.plots import plot_result
+from fastreid.report.gate_history import BINS, GateHistory
+from fastreid.report.gate_plots import save_gates
+from fastreid.report.plots import plot_result
 from fastreid.utils.text import is_number
 
 NAMES = [
@@ -153,6 +153,6 @@ def test_a_long_name_keeps_both_ends():
 
 
 def test_an_escaped_letter_stays_whole(monkeypatch):
-    monkeypatch.setattr("fastreid.utils.figures.drawable", lambda char: f"\\u{ord(char):04x}")
+    monkeypatch.setattr("fastreid.report.figures.drawable", lambda char: f"\\u{ord(char):04x}")
     shown = short("\u674e" * 20)
     assert len(shown) <= LONGEST and set(shown.split("\u2026")) <= {"\\u674e" * n for n in range(6)}

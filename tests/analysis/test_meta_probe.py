@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastreid.engine import train_loop
-from fastreid.engine.meta_probe import probe_meta_steps, usual_ratios
+from fastreid.analysis.meta_probe import probe_meta_steps, usual_ratios
 from fastreid.utils.errors import UserError
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "probe_meta_step.py"

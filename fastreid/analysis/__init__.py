@@ -1,0 +1,1 @@
+"""What a model makes of its data: figures and measurements beside the tables of an evaluation."""
