@@ -48,7 +48,7 @@ def test_non_local_adds_the_mean_of_all_positions_weighted_by_similarity():
             similarity = [math.exp((theta @ here) @ (phi @ other)) for other in others]
             mean = sum(s * (g @ other) for s, other in zip(similarity, others)) / sum(similarity)
             expected = (w @ mean - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
-            torch.testing.assert_close(found[image, :, *i], here + expected)
+            torch.testing.assert_close(found[image, :, i[0], i[1]], here + expected)
 
 
 def test_non_local_does_nothing_until_it_has_learned():
