@@ -12,7 +12,7 @@ Copy this file for what the options do not offer. A data set, a loss and a backb
 registers itself when it is imported, above `main`:
 
     import my_dataset  # DATASETS["MyPeople"] = MyPeople, a class, for DATASETS.NAMES and DATASETS.TESTS
-    import my_loss  # @LOSS_REGISTRY.register("MyLoss"): a function for MODEL.LOSSES.NAME; add_options("MODEL.LOSSES.MY", ...)
+    import my_loss  # @LOSS_REGISTRY.register("MyLoss"): for MODEL.LOSSES.NAME; add_options("MODEL.LOSSES.MY", {...})
     import my_backbone  # @BACKBONE_REGISTRY.register("my_backbone"): a class for MODEL.BACKBONE.NAME
 
 A hook, a model, optimizers or loaders of your own are methods of a trainer that takes the place of `DefaultTrainer`:
@@ -23,7 +23,7 @@ A hook, a model, optimizers or loaders of your own are methods of a trainer that
             hooks.insert(0, MyHook())  # anywhere
             return hooks
 
-`build_loaders`, `build_model`, `build_optimizers` and `build_writers` alike; tests/engine/test_extending.py has all of it.
+So are `build_loaders`, `build_model`, `build_optimizers` and `build_writers`: tests/engine/test_extending.py.
 """
 
 import argparse

@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 class HookBase:
     """What may happen around iterations. The trainer is in `self.trainer`.
 
-    A hook whose state a resumed run needs names, in `checkpoint_entry`, the entry of a checkpoint that holds it, and has
-    `state_dict`, of tensors and plain values, and `load_state_dict`.
+    A hook whose state a resumed run needs names, in `checkpoint_entry`, the entry of a checkpoint that holds it, and
+    has `state_dict`, of tensors and plain values, and `load_state_dict`.
     """
 
     trainer: TrainerBase

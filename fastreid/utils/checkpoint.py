@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_bytes, write_json, write_text
+from fastreid.utils.launch import note_checkpoint
 from fastreid.utils.processes import process_rank
 from fastreid.utils.tensor_files import DamagedFileError, load_tensors, named_tensors
 
@@ -63,6 +64,7 @@ class Checkpointer:
         if process_rank() == 0:
             write_json(self.folder / HISTORY, self.history, durable=True)
             write_text(self.folder / LAST_CHECKPOINT, path.name, durable=True)
+            note_checkpoint()
         self.remove_old()
         return path
 

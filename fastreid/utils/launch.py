@@ -1,8 +1,8 @@
 """Starting the processes of a run: one for each GPU, on one machine or several.
 
 The processes of a machine are watched by the one that started them: when one of them fails, or is killed, all are ended,
-and the first failure is what the user sees. Processes that torchrun (or another launcher that sets RANK, WORLD_SIZE,
-LOCAL_RANK, MASTER_ADDR and MASTER_PORT) has started only join each other.
+and the first failure is what the user sees; `--max-restarts` starts them again. Processes that torchrun (or another
+launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT) has started only join each other.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from datetime import timedelta
 from typing import Callable
 
 import torch
 import torch.distributed as dist
 
-from fastreid.utils.supervision import Supervisor
 from fastreid.utils.errors import UserError
 from fastreid.utils.machine import num_cores, num_local_processes
+from fastreid.utils.supervision import Lost, Supervisor
 
 Main = Callable[[argparse.Namespace], object]
 
@@ -26,6 +27,9 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER
 MEETING_MINUTES = 10  # how long the processes wait for each other at the start
 # How long one waits in a collective: the others wait while process 0 ranks a large gallery.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
+SAVED = "saved"  # what the meeting point holds once the last checkpoint is one of this run
+
+_meeting_point: dist.TCPStore | None = None  # of this process, if `launch` has started it
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +40,9 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
     group.add_argument(
         "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0; auto: a free port, for one machine"
+    )
+    group.add_argument(
+        "--max-restarts", type=int, default=0, metavar="N", help="start lost processes again, from the last checkpoint"
     )
 
 
@@ -53,22 +60,31 @@ def launch(main: Main, args: argparse.Namespace) -> None:
         return
     host, port = meeting_point(args)
     world = args.num_gpus * args.num_machines
-    if world == 1:
+    if world == 1 and not args.max_restarts:
         main(args)
         return
     store = host_store(host, port) if args.machine_rank == 0 else None
     # The machine that hosts the meeting point need not know its own name.
     address = ("localhost", store.port) if store else (host, port)
-    supervisor = Supervisor()
-    for local_rank in range(args.num_gpus):
-        environment = {
-            "RANK": args.machine_rank * args.num_gpus + local_rank,
-            "WORLD_SIZE": world,
-            "LOCAL_RANK": local_rank,
-            "LOCAL_WORLD_SIZE": args.num_gpus,
-        }
-        supervisor.add(run_process, main, args, {name: str(value) for name, value in environment.items()}, address)
-    supervisor.run()
+    for attempt in range(args.max_restarts + 1):
+        supervisor = Supervisor()
+        for local_rank in range(args.num_gpus):
+            environment = {
+                "RANK": args.machine_rank * args.num_gpus + local_rank,
+                "WORLD_SIZE": world,
+                "LOCAL_RANK": local_rank,
+                "LOCAL_WORLD_SIZE": args.num_gpus,
+            }
+            environment = {name: str(value) for name, value in environment.items()}
+            supervisor.add(run_process, main, args, environment, address, attempt)
+        try:
+            return supervisor.run()
+        except Lost as lost:
+            if attempt == args.max_restarts:
+                raise
+            # A status alone means that a traceback has been shown.
+            what = "" if isinstance(lost.code, int) else f"{lost.code}\n"
+            sys.stderr.write(f"{what}restart {attempt + 1} of at most {args.max_restarts}\n")
 
 
 def started_by_launcher() -> bool:
@@ -93,10 +109,11 @@ def started_by_launcher() -> bool:
 def check_launcher(args: argparse.Namespace) -> None:
     """Raise UserError when arguments contradict the processes that torchrun has started."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", args.num_gpus))
-    if args.num_gpus not in (1, local) or args.num_machines != 1 or args.dist_url != "auto":
+    if args.num_gpus not in (1, local) or args.num_machines != 1 or args.dist_url != "auto" or args.max_restarts:
         raise UserError(
-            f"torchrun has started {local} process(es) on this machine: leave --num-gpus, --num-machines, --machine-rank "
-            "and --dist-url out, and give torchrun --nproc-per-node, --nnodes, --node-rank and --master-addr"
+            f"torchrun has started {local} process(es) on this machine: leave --num-gpus, --num-machines, --machine-rank, "
+            "--dist-url and --max-restarts out, and give torchrun --nproc-per-node, --nnodes, --node-rank, --master-addr "
+            "and --max-restarts (with --resume here)"
         )
 
 
@@ -108,6 +125,8 @@ def meeting_point(args: argparse.Namespace) -> tuple[str, int]:
     """
     if args.num_gpus < 1 or args.num_machines < 1:
         raise UserError(f"--num-gpus and --num-machines must be at least 1; found {args.num_gpus} and {args.num_machines}")
+    if args.max_restarts < 0:
+        raise UserError(f"--max-restarts must be at least 0; found {args.max_restarts}")
     if not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
             f"--machine-rank must be from 0 to {args.num_machines - 1}, as there are {args.num_machines} machine(s); found "
@@ -143,12 +162,28 @@ def host_store(host: str, port: int) -> dist.TCPStore:
         ) from error
 
 
-def run_process(main: Main, args: argparse.Namespace, environment: dict[str, str], address: tuple[str, int]) -> None:
-    """Run `main(args)` as one process of several, which meet at an address."""
+def run_process(
+    main: Main, args: argparse.Namespace, environment: dict[str, str], address: tuple[str, int], attempt: int
+) -> None:
+    """Run `main(args)` as one process of several, which meet at an address.
+
+    Args:
+        attempt: how often the processes were started before. If these have saved a checkpoint, this one resumes it.
+    """
+    global _meeting_point
     os.environ.update(environment)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, num_cores() // num_local_processes()))
-    run_joined(main, args, address, reach_store(*address))
+    _meeting_point = reach_store(*address)
+    if _meeting_point.check([SAVED]):
+        args.resume, args.num_pth = True, None
+    run_joined(main, args, address, dist.PrefixStore(f"attempt{attempt}", _meeting_point))
+
+
+def note_checkpoint() -> None:
+    """Let processes that are started anew resume: the last checkpoint is no longer an earlier run's."""
+    if _meeting_point is not None:
+        _meeting_point.set(SAVED, "")
 
 
 def reach_store(host: str, port: int) -> dist.TCPStore:
@@ -166,7 +201,7 @@ def reach_store(host: str, port: int) -> dist.TCPStore:
         ) from error
 
 
-def run_joined(main: Main, args: argparse.Namespace, address: tuple[str, int], store: dist.TCPStore | None) -> None:
+def run_joined(main: Main, args: argparse.Namespace, address: tuple[str, int], store: dist.Store | None) -> None:
     """Join the other processes, by torchrun's meeting point or `store`, run `main(args)`, and part."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # Both where there is CUDA: small numbers travel between CPUs without waiting for a GPU.
@@ -178,7 +213,7 @@ def run_joined(main: Main, args: argparse.Namespace, address: tuple[str, int], s
     dist.destroy_process_group()
 
 
-def meet(store: dist.TCPStore, rank: int, world: int) -> None:
+def meet(store: dist.Store, rank: int, world: int) -> None:
     """Wait until all processes have come.
 
     Raises:

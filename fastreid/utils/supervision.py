@@ -1,4 +1,9 @@
-"""Watching over the processes of a run on one machine: one fails, all end; none outlives the process that started them."""
+"""Watching over the processes of a run on one machine: one fails, all end; none outlives the process that started them.
+
+PyTorch's own `elastic_launch` was tried in the place of this. It kills the processes 30 s after a signal, checkpoint or
+not (PyTorch 2.10 has no option for that); it leaves the children (loader workers) of processes that are killed; and it
+starts again what a wrong input has ended.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,10 @@ POLL = 0.2  # seconds
 # (the first to report need not be the cause), after a stop, on which all agree, to save a checkpoint.
 GRACE = {"failure": 1.0, "user error": 1.0, "exit": 3.0, "stop": 300.0}
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Lost(SystemExit):
+    """A process failed, or was killed: the machine, not the user, may be to blame, and another start may go well."""
 
 
 class Report(NamedTuple):
@@ -75,7 +84,8 @@ class Supervisor:
 
         Raises:
             UserError: raised by one of them.
-            SystemExit: one failed, was killed, or exited with a status other than 0.
+            Lost: one failed, or was killed.
+            SystemExit: one exited with a status other than 0, or a signal was passed on.
         """
         before = {number: signal.getsignal(number) for number in FORWARDED}
         try:
@@ -151,12 +161,12 @@ class Supervisor:
             sys.exit(orderly[0].status if orderly else 128 + self.signal)
         killed = [rank for rank, child in enumerate(self.children) if was_killed(child)]
         if killed or not reports:
-            sys.exit(f"error: {self.obituary(killed)}")
+            raise Lost(f"error: {self.obituary(killed)}")
         report, rank = reports[0]
         if report.kind == "user error":
             raise UserError(report.text)
         sys.stderr.write(f"process {rank} of {len(self.children)} failed, which ends the run:\n{report.text}")
-        sys.exit(report.status)
+        raise Lost(report.status)
 
     def obituary(self, killed: list[int]) -> str:
         """Return the message on processes that ended without a word."""

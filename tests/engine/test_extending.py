@@ -1,4 +1,4 @@
-"""What a user adds without touching the package: a data set, a loss, a backbone, a hook; one file and one import each."""
+"""What a user adds from outside the package: a data set, a loss, a backbone, a hook; one file and one import each."""
 
 import importlib
 import shutil

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(work, kills):
@@ -28,3 +29,14 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(work, kills):
     numbered = [name for name in work.names("killed") if name.startswith("model_0")]
     assert numbered == [f"model_{4 * n - 1:07d}.pth" for n in (work.epochs - 2, work.epochs - 1)]
     assert not [name for name in work.names("killed") if ".tmp" in name]
+
+
+def test_a_lost_process_is_replaced_and_the_run_ends_like_one_that_was_not(work):
+    command = work.start("restarted", "SOLVER.MAX_ITER", work.epochs, "--max-restarts", 1)
+    saved = work.wait_for_checkpoint("restarted", work.wait_for_checkpoint("restarted"))
+    (process,) = (pid for pid in command.workers() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(process, signal.SIGKILL)
+    output = command.finish()
+    assert f"process 0 (pid {process}) was killed by SIGKILL" in output and "restart 1 of at most 1" in output
+    assert f"resumed {work.folder / 'restarted' / saved[:9]}" in output
+    work.assert_like_the_reference("restarted")

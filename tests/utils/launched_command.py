@@ -8,14 +8,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from fastreid.utils.errors import run_command
-from fastreid.utils.launch import add_launch_arguments, launch
+from fastreid.utils.errors import UserError, run_command
+from fastreid.utils.launch import add_launch_arguments, launch, note_checkpoint
 
 
 def main(args):
     total = torch.tensor(dist.get_rank() + 1.0)
     dist.all_reduce(total)
-    facts = [os.getpid(), dist.get_world_size(), int(total), os.environ["LOCAL_RANK"], torch.get_num_threads()]
+    if args.wrong:
+        raise UserError("no such path: check it")
+    facts = [os.getpid(), dist.get_world_size(), int(total), os.environ["LOCAL_RANK"], torch.get_num_threads(), int(args.resume)]
+    if args.saves and dist.get_rank() == 0:
+        note_checkpoint()
     (args.folder / str(dist.get_rank())).write_text(" ".join(map(str, facts)))
     while args.endless:
         dist.all_reduce(total)
@@ -25,6 +29,7 @@ def main(args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     add_launch_arguments(parser)
-    parser.add_argument("--endless", action="store_true")
+    for option in ("--endless", "--saves", "--wrong", "--resume"):
+        parser.add_argument(option, action="store_true")
     parser.add_argument("folder", type=Path)
     run_command(lambda: launch(main, parser.parse_args()))

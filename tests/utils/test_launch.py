@@ -47,7 +47,7 @@ def free_port():
 
 
 def facts(folder, rank):
-    """Return what a process wrote: pid, number of processes, sum of 1 .. that number, local rank, threads."""
+    """Return what a process wrote: pid, number of processes, sum of 1 .. that number, local rank, threads, --resume."""
     deadline, path = time.monotonic() + TIMEOUT, folder / str(rank)
     while not (path.is_file() and path.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -65,6 +65,7 @@ def test_one_process_is_this_one():
     "words, message",
     [
         (["--num-gpus", "0"], "at least 1"),
+        (["--max-restarts", "-1"], "--max-restarts must be at least 0"),
         (["--num-machines", "2"], "--dist-url auto is for one machine"),
         (["--num-machines", "2", "--machine-rank", "2"], "--machine-rank must be from 0 to 1"),
         (["--machine-rank", "1"], "--machine-rank must be from 0 to 0"),
@@ -102,6 +103,8 @@ def test_arguments_that_contradict_torchrun(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="torchrun has started 2 process"):
         launch(lambda args: pytest.fail("ran"), arguments("--num-gpus", "4"))
+    with pytest.raises(UserError, match="give torchrun .* --max-restarts"):
+        launch(lambda args: pytest.fail("ran"), arguments("--max-restarts", "4"))
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch):
@@ -118,7 +121,7 @@ def test_processes_of_two_machines_meet_and_the_loss_of_one_ends_those_of_both(t
     commands = [start("--machine-rank", rank, *together) for rank in range(2)]
     try:
         found = [facts(tmp_path, rank) for rank in range(2)]
-        assert [values[1:] for values in found] == [[2, 3, 0, num_cores()]] * 2
+        assert [values[1:] for values in found] == [[2, 3, 0, num_cores(), 0]] * 2
         os.kill(found[1][0], signal.SIGKILL)
         errors = [command.communicate(timeout=TIMEOUT)[1] for command in commands]
     finally:
@@ -126,3 +129,30 @@ def test_processes_of_two_machines_meet_and_the_loss_of_one_ends_those_of_both(t
             command.kill()
     assert [command.returncode for command in commands] == [1, 1]
     assert "Connection" in errors[0] and "was killed by SIGKILL" in errors[1]
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_lost_processes_are_replaced_as_often_as_allowed_and_resume_what_was_saved(tmp_path, saves):
+    command = start("--num-gpus", 2, "--max-restarts", 1, "--endless", *(["--saves"] if saves else []), tmp_path)
+    try:
+        first = [facts(tmp_path, rank) for rank in range(2)]
+        for rank in range(2):
+            (tmp_path / str(rank)).unlink()
+        os.kill(first[1][0], signal.SIGKILL)
+        second = [facts(tmp_path, rank) for rank in range(2)]
+        os.kill(second[0][0], signal.SIGKILL)
+        errors = command.communicate(timeout=TIMEOUT)[1]
+    finally:
+        command.kill()
+    assert command.returncode == 1
+    assert not {values[0] for values in first} & {values[0] for values in second}
+    assert [values[1:3] + values[5:] for values in first + second] == [[2, 3, 0]] * 2 + [[2, 3, int(saves)]] * 2
+    lost, restart, *last = errors.splitlines()
+    assert f"process 1 (pid {first[1][0]}) was killed by SIGKILL" in lost and restart == "restart 1 of at most 1"
+    assert f"process 0 (pid {second[0][0]}) was killed by SIGKILL" in last[-1] and "restart" not in "".join(last)
+
+
+def test_a_wrong_input_is_wrong_the_second_time_too(tmp_path):
+    command = start("--max-restarts", 3, "--wrong", tmp_path)
+    assert command.communicate(timeout=TIMEOUT)[1] == "error: no such path: check it\n"
+    assert command.returncode == 2

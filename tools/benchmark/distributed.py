@@ -142,7 +142,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    args.num_machines, args.machine_rank, args.dist_url = 1, 0, "auto"
+    args.num_machines, args.machine_rank, args.dist_url, args.max_restarts = 1, 0, "auto", 0
     rows = []
     for args.num_gpus in args.processes:
         with tempfile.TemporaryDirectory() as folder:

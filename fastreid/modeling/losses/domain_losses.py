@@ -1,7 +1,5 @@
 """Losses on how the features spread within domains and differ between them: scatter, STD and MMD."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,15 +46,19 @@ def build_std_loss(cfg) -> Loss:
 def build_mmd_loss(cfg) -> Loss:
     """Return `mmd_loss` with the options MODEL.LOSSES.MMD."""
     options = cfg.MODEL.LOSSES.MMD
-    function = partial(
-        mmd_loss,
-        norm_feat=options.NORM,
-        norm_flag=options.NORM_FLAG,
-        kernel_mul=options.KERNEL_MUL,
-        kernel_num=options.KERNEL_NUM,
-        fix_sigma=options.FIX_SIGMA,
-    )
-    return Loss("loss_mmd", options.SCALE, options.FEAT_ORDER, lambda features, targets, domains: function(features, domains))
+
+    def mmd(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
+        return mmd_loss(
+            features,
+            domains,
+            norm_feat=options.NORM,
+            norm_flag=options.NORM_FLAG,
+            kernel_mul=options.KERNEL_MUL,
+            kernel_num=options.KERNEL_NUM,
+            fix_sigma=options.FIX_SIGMA,
+        )
+
+    return Loss("loss_mmd", options.SCALE, options.FEAT_ORDER, mmd)
 
 
 @full_precision
