@@ -1,5 +1,6 @@
 # Two commands: `make demo` and `make test`. Each makes .venv first where there is none.
 PYTHON ?= python3
+EXTRAS ?= test
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_CONFIG := configs/Demo/synthetic.yml
@@ -7,12 +8,13 @@ DEMO_DATA := datasets/synthetic
 OLDEST_PYTHON ?= python3.10
 NEWEST_PYTHON ?= python3.14
 
-.PHONY: help install demo study test test-oldest test-newest clean
+.PHONY: help install demo study test lint test-oldest test-newest clean
 
 help:
 	@echo "make demo   draw synthetic data sets, train MetaBIN on five sources, test on four unseen targets"
 	@echo "make study  four ways to normalize, three seeds each, on seen and unseen synthetic domains: less than an hour"
 	@echo "make test   run the tests"
+	@echo "make lint   look for faults and for lines that are not formatted, with ruff"
 	@echo "make test-oldest, make test-newest   run them with exactly the oldest versions that pyproject.toml allows, and with"
 	@echo "            the newest, in virtual environments of their own (.venv-oldest, .venv-newest)"
 	@echo "make clean  remove the virtual environments and what was built"
@@ -26,7 +28,7 @@ $(VENV)/installed: pyproject.toml setup.py fastreid/evaluation/rank_cylib/rank_c
 	@$(BIN)/python -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else "Python 3.10 or newer is needed, found %d.%d: make PYTHON=python3.x" % v[:2])'
 	@echo "installing packages into $(VENV) (about 100 s with a warm cache, several GB)"
 	@# Byte code is made of the modules that are imported, not of all that PyTorch brings.
-	@$(BIN)/python -m pip install --quiet --no-compile --upgrade-strategy only-if-needed -e '.[test]'
+	@$(BIN)/python -m pip install --quiet --no-compile --upgrade-strategy only-if-needed -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: install
@@ -37,6 +39,11 @@ study: install
 
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: install
+	@$(BIN)/python -c 'import ruff' 2> /dev/null || $(BIN)/python -m pip install --quiet -e '.[lint]'
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 test-oldest test-newest: test-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest -q -n 2 --dist loadfile

@@ -50,14 +50,13 @@ def coefficients(
 ) -> tuple[Tensor, Tensor, Statistics, Kept]:
     """Return scale and shift (N, C) from the images' moments, the batch's statistics, and what the gradients need."""
     statistics = find_statistics(mean, var, pixels, source)
-    # Two tensors at a time are one launch on a GPU.
-    variances = torch._foreach_add([var, statistics.var], eps)
-    rsqrts = torch._foreach_rsqrt(variances)
-    inst_scale, batch_scale = mixture.weight * rsqrts[0], mixture.batch_weight * rsqrts[1]
+    batch_var = statistics.var + eps
+    inst_rsqrt, batch_rsqrt = torch.rsqrt(var + eps), torch.rsqrt(batch_var)
+    inst_scale, batch_scale = mixture.weight * inst_rsqrt, mixture.batch_weight * batch_rsqrt
     distance = mean - statistics.mean
     scale = torch.lerp(inst_scale, batch_scale, mixture.gate)
     shift = torch.lerp(mixture.bias, torch.addcmul(mixture.batch_bias, distance, batch_scale), mixture.gate)
-    return scale, shift, statistics, Kept(rsqrts[0], inst_scale, distance, rsqrts[1], batch_scale, variances[1])
+    return scale, shift, statistics, Kept(inst_rsqrt, inst_scale, distance, batch_rsqrt, batch_scale, batch_var)
 
 
 def gradients(

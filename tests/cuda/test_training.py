@@ -15,7 +15,8 @@ COMPILE = ("off", "auto", "norm", "model")
 
 @pytest.mark.parametrize("choice", COMPILE)
 @pytest.mark.parametrize("name", ["step_dg_mobilenet", "step_m_resnet"])
-@pytest.mark.parametrize("dtype, tolerances", [(torch.float64, (1e-9, 1e-7, 1e-6)), (torch.float32, (5e-3,))])
+# In float32 rounding alone changes a loss by 1 %, also on the CPU: maps end in eight pixels, whose variance is small.
+@pytest.mark.parametrize("dtype, tolerances", [(torch.float64, (1e-9, 1e-7, 1e-6)), (torch.float32, (3e-2,))])
 def test_steps_are_the_published_programs(name, dtype, tolerances, choice, golden_steps, recipe, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     golden_steps.check(name, recipe, tolerances, ("SOLVER.COMPILE", choice), "cuda", dtype)
@@ -74,11 +75,11 @@ def test_few_operations_are_left_beside_the_kernels(make_half_run):
 
 def test_a_run_goes_on_on_the_other_device(make_full_run, root):
     devices = ("cpu", "cuda", "cpu")
-    for iterations, device in enumerate(devices, start=1):
-        trainer = make_full_run(root / "run", MODEL__DEVICE=device, SOLVER__MAX_ITER=iterations)
-        trainer.resume_or_load(resume=iterations > 1)
-        assert trainer.start_iter == iterations - 1
-        trainer.train()
+    for epochs, device in enumerate(devices, start=1):
+        trainer = make_full_run(root / "run", MODEL__DEVICE=device, SOLVER__MAX_ITER=epochs)
+        trainer.resume_or_load(resume=epochs > 1)
+        assert trainer.start_iter == trainer.cfg.SOLVER.ITERS_PER_EPOCH * (epochs - 1)
+        trainer.train(trainer.start_iter, trainer.cfg.SOLVER.ITERS_PER_EPOCH * epochs)
         assert {p.device.type for p in trainer.model.parameters()} == {device}
         state = trainer.optimizer_main.state
         assert {s["momentum_buffer"].device.type for s in state.values()} == {device}
