@@ -87,7 +87,8 @@ def test_gate_schedules_differ_as_named():
 def test_a_cycle_that_is_shorter_than_two_steps_has_two(per_epoch):
     """20 iterations an epoch: a period of 2 iterations, of 1, and of less than 1."""
     cycle = ["SOLVER.CYCLIC_MIN_LR", 0.2, "SOLVER.CYCLIC_MAX_LR", 0.6, "SOLVER.CYCLIC_PERIOD_PER_EPOCH", per_epoch]
-    assert rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *cycle), "norm", n=5) == pytest.approx([0.2, 0.6, 0.2, 0.6, 0.2])
+    found = rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *cycle), "norm", n=5)
+    assert found == pytest.approx([0.2, 0.6, 0.2, 0.6, 0.2])
     ratio = InnerRatio(config("META.SOLVER.LR_FACTOR.META_CYCLIC_PERIOD_PER_EPOCH", per_epoch))
     values = [ratio.value, *(ratio.advance() for _ in range(3))]
     assert values == pytest.approx([0.001, 0.1, 0.001, 0.1])
