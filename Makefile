@@ -8,7 +8,7 @@ DEMO_DATA := datasets/synthetic
 OLDEST_PYTHON ?= python3.10
 NEWEST_PYTHON ?= python3.14
 
-.PHONY: help install demo study test lint test-oldest test-newest clean
+.PHONY: help install demo study test lint test-oldest test-newest mutate clean
 
 help:
 	@echo "make demo   draw synthetic data sets, train MetaBIN on five sources, test on four unseen targets"
@@ -17,6 +17,8 @@ help:
 	@echo "make lint   look for faults and for lines that are not formatted, with ruff"
 	@echo "make test-oldest, make test-newest   run them with exactly the oldest versions that pyproject.toml allows, and with"
 	@echo "            the newest, in virtual environments of their own (.venv-oldest, .venv-newest)"
+	@echo "make mutate FILE=fastreid/... [TESTS=\"tests/...\"] [SAMPLE=20]   break a file in small ways, one at a time, in a copy,"
+	@echo "            and name those that its tests do not notice"
 	@echo "make clean  remove the virtual environments and what was built"
 	@echo "PYTHON=python3.x selects the interpreter for a new .venv (OLDEST_PYTHON, NEWEST_PYTHON: of these two)"
 
@@ -62,6 +64,9 @@ test-oldest test-newest: test-%: .venv-%/installed
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	$(@D)/bin/python -m pip install --quiet --upgrade -c $< --build-constraint $< -e '.[test,search,export]'
 	@touch $@
+
+mutate: install
+	$(BIN)/python tools/mutate.py $(FILE) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(TESTS),--tests $(TESTS))
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-newest build *.egg-info fastreid/evaluation/rank_cylib/*.so fastreid/evaluation/rank_cylib/*.c

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -30,5 +32,10 @@ def peak_memory_mb(device: torch.device | None = None) -> float:
     """Return the most memory used so far, in MB: of a CUDA device, else of this process."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    # Linux's ru_maxrss begins with what the process held that started this one: the memory map's own peak does not.
+    status = Path("/proc/self/status")
+    own = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8")) if status.is_file() else None
+    if own:
+        return int(own[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -81,6 +81,19 @@ def test_are_the_mean_and_the_total_variance_of_all_batches(backbone, norm):
         assert not torch.allclose(found[1], part.running_var, rtol=0.1)
 
 
+def test_are_in_float32_where_training_is_in_half_precision():
+    batches, found, types = make_batches(), [], set()
+    for amp in (True, False):
+        trainer = make_trainer(MOBILENET, "BIN_gate2", **{"SOLVER.AMP": amp, "SOLVER.AMP_ON_CPU": amp})
+        assert trainer.amp == amp
+        for _, part in parts(trainer.model):
+            part.register_forward_pre_hook(lambda _, inputs: types.add(inputs[0].dtype))
+        compute_precise_statistics(trainer, batches)
+        found.append([part.running_var for _, part in parts(trainer.model)])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert types == {torch.float32}
+
+
 def test_styles_are_those_of_tests():
     batches, found = make_batches(), []
     for options in ({"MODEL.STYLE.NAME": "MixStyle", "MODEL.STYLE.PROB": 1.0}, {}):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastreid.data.stream import BatchStream
-from fastreid.engine import HookBase, defaults
+from fastreid.engine import HookBase, NonFiniteLossError, defaults
 from fastreid.engine.precise_bn import compute_precise_statistics
 from fastreid.utils.errors import UserError
 
@@ -133,6 +133,39 @@ def test_models_of_an_earlier_phase_are_not_in_the_mean(root, make_full_run):
     final = read(root / "run", "model_final")["model"]
     for name, value in trainer.witness.parameters[1].items():  # iterations 3; 4 and 5
         torch.testing.assert_close(final[name], (value + trainer.witness.parameters[2][name]) / 2, rtol=1e-6, atol=1e-8)
+
+
+def test_models_of_before_are_forgotten_where_the_run_stands_at_the_very_beginning_of_averaging(root, make_full_run):
+    """Averaging began after 1 iteration and took two models; now it begins after 3, where the run is."""
+    short = AVERAGED | {"SOLVER__MAX_ITER": 1, "SOLVER__SWA__ITER": 2, "SOLVER__SWA__PERIOD": 1}
+    finish(make_full_run(root / "run", **short))
+    trainer = make_full_run(root / "run", **short | {"SOLVER__MAX_ITER": 3})
+    trainer.witness = Witness()
+    trainer.register_hooks([trainer.witness])
+    trainer.resume_or_load(True, number=2)
+    trainer.run()
+    final = read(root / "run", "model_final")
+    assert (final["weight_averaging"]["models"], final["iteration"], len(trainer.witness.parameters)) == (2, 4, 2)
+    first, second = trainer.witness.parameters
+    for name, value in first.items():
+        torch.testing.assert_close(final["model"][name], (value + second[name]) / 2, rtol=1e-6, atol=1e-8)
+
+
+def test_a_mean_that_is_not_finite_is_no_final_model(root, make_full_run):
+    """The model of the last iteration is: the mean is looked at on its own."""
+    trainer = make_full_run(root / "run", **AVERAGED)
+    trainer.register_hooks([StopAt(4)])
+    with pytest.raises(Stop):
+        finish(trainer)
+    path = root / "run" / "model_0000003.pth"
+    content = torch.load(path, weights_only=True)
+    assert content["weight_averaging"]["models"] == 1
+    next(iter(content["weight_averaging"]["parameters"].values())).fill_(math.nan)
+    torch.save(content, path)
+    with pytest.raises(NonFiniteLossError, match="not finite: backbone"):
+        finish(make_full_run(root / "run", **AVERAGED), resume=True)
+    assert (root / "run" / "last_checkpoint").read_text() == "model_0000006.pth"
+    assert not (root / "run" / "model_final.pth").exists()
 
 
 def rates(make_full_run, folder, resume=False, **options):

@@ -79,6 +79,23 @@ def test_larger_problems_equal_scikit_learn_at_the_published_targets(kind, rando
     np.testing.assert_array_equal(evaluate_tpr_at_fpr(*case), sklearn_usual(case, published))
 
 
+@pytest.mark.parametrize("farther", [0, 1, 2])
+@pytest.mark.parametrize("levels", [1, 2, 5])
+def test_the_first_and_the_last_point_stay_on_a_curve_that_is_a_straight_line(levels, farther):
+    """At each distance one pair of each kind; `farther` pairs of two identities lie before them."""
+    distances = np.concatenate([np.repeat(np.arange(levels), 2), levels + np.arange(farther)])[None].astype(np.float32)
+    gallery = np.array([1, 2] * levels + [2] * farther)
+    case = distances, [1], gallery, [0], np.ones_like(gallery)
+    pairs = SamePairs.of(distances, find_same_identity(*case[1:]))
+    targets = (0.0, 1e-4, 0.49 / levels, 0.51 / levels, 1 / levels, 1.4 / levels, 0.5, 0.99, 1.0)
+    found = published_tpr(lambda: iter(distances), pairs, targets)
+    np.testing.assert_array_equal(found, sklearn_published(case, targets))
+    first = (farther + 1) / (farther + levels)  # the point after the largest distance at which both kinds are
+    assert found[4] == first or farther and levels > 1  # where it lies on the line from the point before, it is dropped
+    assert (found[0], found[-1]) == (0.0, 1.0)
+    np.testing.assert_array_equal(usual_tpr(lambda: iter(distances), pairs, targets), sklearn_usual(case, targets))
+
+
 def test_queries_without_a_match_take_part_in_the_curve(random_case):
     distmat, q_pids, g_pids, q_camids, g_camids = random_case(2, 40, 300, 5, 3)
     q_pids[:10] = 99

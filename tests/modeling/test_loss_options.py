@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from fastreid.config import get_cfg
+from fastreid.config.config import leaves
 from fastreid.modeling.heads import HeadOutput
 from fastreid.modeling.losses import mmd_loss, std_loss
 from fastreid.modeling.losses.build import build_losses
+from fastreid.modeling.meta_arch.metalearning import RestitutedOutput
 from fastreid.utils.errors import UserError
 
 N = 12
@@ -55,23 +57,51 @@ def test_losses_of_both_features_are_computed_together(outputs):
     assert list(found.values()) == [value(outputs, name, *options) for name in names]
 
 
-@pytest.mark.parametrize(
-    "name, option, word",
-    [
-        ("STD", "STD.NORM", "False"),
-        ("STD", "STD.TYPE", "all"),
-        ("STD", "STD.LOG_SCALE", "False"),
-        ("MMD", "MMD.NORM", "False"),
-        ("MMD", "MMD.NORM_FLAG", "l1norm"),
-        ("MMD", "MMD.KERNEL_MUL", "3.0"),
-        ("MMD", "MMD.KERNEL_NUM", "3"),
-        ("MMD", "MMD.FIX_SIGMA", "0.5"),
-        ("SCT", "SCT.NORM", "False"),
-        ("SCT", "SCT.TYPE", "euclidean"),
-    ],
-)
-def test_each_option_changes_its_loss(outputs, name, option, word):
-    assert value(outputs, name, f"MODEL.LOSSES.{option}", word) != value(outputs, name)
+# What an option needs to do anything, by its end.
+NEEDS = {"CE.ALPHA": ("CE.EPSILON", -1.0), "LOSS_TYPE": ("MARGIN", 0.0)}
+OTHER_WORD = {"before": "after", "euclidean": "cosine", "logistic": "hinge", "cosine_sim": "euclidean", "domain": "all"}
+OTHER_WORD |= {"l2norm": "l1norm"}
+
+
+def other_value(value):
+    """Return another value of an option that may be had."""
+    if isinstance(value, str):
+        return OTHER_WORD[value]
+    if isinstance(value, list):
+        return value[-1:] + value[:-1]
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else 1.75 * value + 0.25
+
+
+def all_losses(**options):
+    """Return the value of every loss there is, of one batch in float64, by its section of MODEL.LOSSES."""
+    cfg = get_cfg()
+    cfg.MODEL.STYLE.NAME = "SNR"
+    for name, changed in options.items():
+        cfg.set_leaf(f"MODEL.LOSSES.{name}", changed, where="test")
+    generator = torch.Generator().manual_seed(2)
+
+    def features(columns):
+        return torch.randn(N, columns, generator=generator, dtype=torch.float64)
+
+    restituted = tuple(tuple(features(5) for _ in range(3)) for _ in cfg.MODEL.LOSSES.SNR.WEIGHTS)
+    outputs = RestitutedOutput(features(5), features(5), features(3), restituted)
+    sections = {"CrossEntropyLoss": "CE", **COMPARING, "DualCausalityLoss": "SNR"}
+    found = build_losses(cfg, list(sections), "MODEL.LOSSES.NAME")(outputs, IDS, DOMAINS)
+    return dict(zip(sections.values(), found.values(), strict=True))
+
+
+@pytest.mark.parametrize("option", [name for name, _ in leaves(get_cfg().MODEL.LOSSES) if name != "NAME"])
+def test_each_option_changes_the_loss_of_its_section_and_no_other(option):
+    section, _, name = option.partition(".")
+    needed = next((need for end, need in NEEDS.items() if option.endswith(end)), None)
+    base = {f"{section}.{needed[0].rpartition('.')[2]}": needed[1]} if needed else {}
+    default = dict(leaves(get_cfg().MODEL.LOSSES))[option]
+    plain, changed = all_losses(**base), all_losses(**base, **{option: other_value(default)})
+    assert [key for key in plain if changed[key] != plain[key]] == [section]
+    if name == "SCALE":
+        torch.testing.assert_close(changed[section], other_value(default) * plain[section])
 
 
 def test_std_and_mmd_normalize_by_default_as_published(outputs):

@@ -9,6 +9,7 @@ import torch
 from fastreid.config import get_cfg
 from fastreid.solver import InnerRatio, build_lr_scheduler
 from fastreid.solver.lr_scheduler import triangle
+from fastreid.utils.errors import UserError
 
 VECTORS = np.load(Path(__file__).parents[1] / "golden" / "schedules.npz")
 
@@ -80,6 +81,24 @@ def test_gate_schedules_differ_as_named():
     assert cyclic[10] == max(cyclic) == pytest.approx(0.01) and cyclic[5] == cyclic[15] == pytest.approx(0.00505)
     cycle = ["SOLVER.CYCLIC_MIN_LR", 0.2, "SOLVER.CYCLIC_MAX_LR", 0.6, "SOLVER.CYCLIC_PERIOD_PER_EPOCH", 5.0]
     assert rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *cycle), "norm", n=5) == pytest.approx([0.2, 0.4, 0.6, 0.4, 0.2])
+
+
+@pytest.mark.parametrize("per_epoch", [10.0, 20.0, 30.0, 1000.0])
+def test_a_cycle_that_is_shorter_than_two_steps_has_two(per_epoch):
+    """20 iterations an epoch: a period of 2 iterations, of 1, and of less than 1."""
+    cycle = ["SOLVER.CYCLIC_MIN_LR", 0.2, "SOLVER.CYCLIC_MAX_LR", 0.6, "SOLVER.CYCLIC_PERIOD_PER_EPOCH", per_epoch]
+    found = rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *cycle), "norm", n=5)
+    assert found == pytest.approx([0.2, 0.6, 0.2, 0.6, 0.2])
+    ratio = InnerRatio(config("META.SOLVER.LR_FACTOR.META_CYCLIC_PERIOD_PER_EPOCH", per_epoch))
+    values = [ratio.value, *(ratio.advance() for _ in range(3))]
+    assert values == pytest.approx([0.001, 0.1, 0.001, 0.1])
+
+
+@pytest.mark.parametrize("iters, per_epoch", [(0, 1.0), (20, 0.0), (20, -1.0)])
+def test_a_cycle_without_a_period_is_an_error(iters, per_epoch):
+    options = ["SOLVER.ITERS_PER_EPOCH", iters, "SOLVER.CYCLIC_PERIOD_PER_EPOCH", per_epoch]
+    with pytest.raises(UserError, match=f"SOLVER.CYCLIC_PERIOD_PER_EPOCH above 0; found {iters} and {per_epoch}"):
+        rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *options), "norm")
 
 
 def test_warmup_method_and_factor_are_read():

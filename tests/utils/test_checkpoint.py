@@ -382,6 +382,29 @@ def test_only_the_newest_numbered_checkpoints_of_the_run_are_kept(tmp_path):
     assert read_last(tmp_path)[1]["iteration"] == 9
 
 
+def test_a_resumed_run_goes_on_with_the_list_of_its_checkpoints(tmp_path):
+    (tmp_path / "model_0000000.pth").write_bytes(b"another run's")
+    first = Checkpointer(network(), tmp_path, keep=2)
+    for iteration in (1, 3, 5):
+        first.save(f"model_{iteration:07d}", iteration)
+    resumed = Checkpointer(network(), tmp_path, keep=2)
+    assert resumed.resume(tmp_path / "model_0000005.pth") == 6
+    assert resumed.history == first.history == ["model_0000003.pth", "model_0000005.pth"]
+    resumed.save("model_0000007", 7)
+    assert checkpoint_names(tmp_path) == ["model_0000000.pth", "model_0000005.pth", "model_0000007.pth"]
+    (tmp_path / "model_0000007.pth").write_bytes(b"")
+    assert read_last(tmp_path)[0] == tmp_path / "model_0000005.pth"
+
+
+def test_a_run_that_went_back_forgets_the_checkpoints_that_came_after(tmp_path):
+    run = Checkpointer(network(), tmp_path)
+    for iteration in (1, 3, 5):
+        run.save(f"model_{iteration:07d}", iteration)
+    run.resume(tmp_path / "model_0000003.pth")
+    run.save("model_0000004", 4)
+    assert run.history == ["model_0000001.pth", "model_0000003.pth", "model_0000004.pth"]
+
+
 @pytest.mark.parametrize("how", ["cut", "bit"])
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before_of_the_same_run(tmp_path, trained, warnings, how):
     Run(tmp_path / "other").checkpointer.save("model_0000004", 4)
