@@ -1,4 +1,5 @@
 """Build the compiled evaluator; everything else about the package is in pyproject.toml."""
+
 import tempfile
 from pathlib import Path
 

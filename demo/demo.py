@@ -6,6 +6,7 @@
 
 The file holds `features` (N, D) float32 and `paths` (N,), read with numpy.load, and what they were computed from.
 """
+
 import argparse
 import os
 import sys
@@ -15,20 +16,22 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid import Predictor  # noqa: E402
-from fastreid.data.image_files import find_images  # noqa: E402
-from fastreid.engine.predictor import add_model_arguments  # noqa: E402
-from fastreid.evaluation.feature_files import compute_features  # noqa: E402
-from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import home_path  # noqa: E402
-from fastreid.utils.logger import setup_logger  # noqa: E402
+from fastreid import Predictor
+from fastreid.data.image_files import find_images
+from fastreid.engine.predictor import add_model_arguments
+from fastreid.evaluation.feature_files import compute_features
+from fastreid.utils.errors import UserError, run_command
+from fastreid.utils.files import home_path
+from fastreid.utils.logger import setup_logger
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compute the features of images.")
     add_model_arguments(parser)
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="images, folders or quoted globs")
-    parser.add_argument("--output", default="features.npz", type=home_path, help="the .npz to write (default: %(default)s)")
+    parser.add_argument(
+        "--output", default="features.npz", type=home_path, help="the .npz to write (default: %(default)s)"
+    )
     args = parser.parse_args()
     setup_logger()
     if args.output.suffix != ".npz":

@@ -13,6 +13,7 @@ as it is; the images that it names are read only for the pictures.
 With the threshold.json that tools/calibrate.py has written beside the checkpoint, each query is answered: "same" if its
 nearest image is near enough to show the same person, "nobody" if not. The answers are in answers.csv and the pictures.
 """
+
 import argparse
 import logging
 import os
@@ -24,27 +25,19 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from fastreid import Predictor  # noqa: E402
-from fastreid.data.image_files import PICTURES, RESULTS, RESULTS_HEADER, find_images  # noqa: E402
-from fastreid.engine.predictor import add_model_arguments  # noqa: E402
-from fastreid.evaluation.calibration import Threshold, load_threshold  # noqa: E402
-from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features  # noqa: E402
-from fastreid.analysis.pictures import Row, Tile, draw_page  # noqa: E402
-from fastreid.evaluation.search import (  # noqa: E402
-    INDEXES,
-    Found,
-    IvfIndex,
-    exact_search,
-    import_faiss,
-    recall,
-    recall_queries,
-)
-from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import atomic_path, home_path, require_folder, write_rows  # noqa: E402
-from fastreid.utils.logger import setup_logger  # noqa: E402
-from fastreid.utils.text import file_part, spreadsheet_text  # noqa: E402
+from fastreid import Predictor
+from fastreid.analysis.pictures import Row, Tile, draw_page
+from fastreid.data.image_files import PICTURES, RESULTS, RESULTS_HEADER, find_images
+from fastreid.engine.predictor import add_model_arguments
+from fastreid.evaluation.calibration import Threshold, load_threshold
+from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features
+from fastreid.evaluation.search import INDEXES, Found, IvfIndex, exact_search, import_faiss, recall, recall_queries
+from fastreid.utils.errors import UserError, run_command
+from fastreid.utils.files import atomic_path, home_path, require_folder, write_rows
+from fastreid.utils.logger import setup_logger
+from fastreid.utils.text import file_part, spreadsheet_text
 
 logger = logging.getLogger("fastreid.search")
 ANSWERS, SAME, NOBODY = "answers.csv", "same", "nobody"
@@ -123,7 +116,8 @@ def search(cfg, q_feat: np.ndarray, g_feat: np.ndarray, args: argparse.Namespace
         seconds = time.perf_counter() - start
         listed, first = (100 * recall(found[0][some], truth) for truth in (exact, exact[:, :1]))
         logger.info(
-            f"{index.nprobe} of {index.nlist} cells looked at: of the exact {exact.shape[1]} nearest images {listed:.1f} % "
+            f"{index.nprobe} of {index.nlist} cells looked at: of the exact {exact.shape[1]} nearest images "
+            f"{listed:.1f} % "
             f"were found, of the nearest {first:.1f} % ({len(some)} queries; exact search of these {seconds:.2f} s)"
         )
     return found
@@ -162,7 +156,12 @@ def write_answers(
         path,
         ("query", "answer", "nearest", "distance", "threshold"),
         (
-            (query, said, *((names[column], f"{value:.6f}") if column >= 0 else (None, None)), f"{threshold.distance:.6f}")
+            (
+                query,
+                said,
+                *((names[column], f"{value:.6f}") if column >= 0 else (None, None)),
+                f"{threshold.distance:.6f}",
+            )
             for query, said, (column, value) in zip(query_names, answers, nearest)
         ),
     )
@@ -171,8 +170,10 @@ def write_answers(
         f"{answers.count(NOBODY)} {NOBODY}: {path}"
     )
     logger.info(
-        f"{threshold.far:g} is the false accept rate of one pair of images: with {len(gallery):,} images in the gallery "
-        f"up to {100 * threshold.most_alarms(len(gallery)):.3g} % of the queries of people not in it may be answered {SAME}"
+        f"{threshold.far:g} is the false accept rate of one pair of images: with {len(gallery):,} images in the "
+        "gallery "
+        f"up to {100 * threshold.most_alarms(len(gallery)):.3g} % of the queries of people not in it may be answered "
+        f"{SAME}"
     )
 
 

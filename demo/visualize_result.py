@@ -8,6 +8,7 @@
 Images of the query's identity and camera are left out, as in the evaluation; distances and average precision (AP) are
 those of the evaluation with the same options of TEST. --heat shows below each image where the model looks.
 """
+
 import argparse
 import logging
 import os
@@ -18,18 +19,18 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid import Predictor  # noqa: E402
-from fastreid.data.build import load_test_set  # noqa: E402
-from fastreid.data.datasets import Split, TestSet  # noqa: E402
-from fastreid.engine.predictor import add_model_arguments  # noqa: E402
-from fastreid.analysis.activation import activation_maps  # noqa: E402
-from fastreid.evaluation.extraction import extract_features  # noqa: E402
-from fastreid.analysis.pictures import SIGNS, draw_page, ranked_row  # noqa: E402
-from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists  # noqa: E402
-from fastreid.evaluation.reid_evaluation import split_distances  # noqa: E402
-from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import atomic_path, file_stem, home_path, require_folder  # noqa: E402
-from fastreid.utils.logger import setup_logger  # noqa: E402
+from fastreid import Predictor
+from fastreid.analysis.activation import activation_maps
+from fastreid.analysis.pictures import SIGNS, draw_page, ranked_row
+from fastreid.data.build import load_test_set
+from fastreid.data.datasets import Split, TestSet
+from fastreid.engine.predictor import add_model_arguments
+from fastreid.evaluation.extraction import extract_features
+from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists
+from fastreid.evaluation.reid_evaluation import split_distances
+from fastreid.utils.errors import UserError, run_command
+from fastreid.utils.files import atomic_path, file_stem, home_path, require_folder
+from fastreid.utils.logger import setup_logger
 
 logger = logging.getLogger("fastreid.visualize_result")
 ORDERS = {"ascending": "worst first", "descending": "best first"}
@@ -55,7 +56,9 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parser)
     parser.add_argument("--dataset-name", metavar="NAME", help="a test data set (default: all of DATASETS.TESTS)")
     parser.add_argument("--split", metavar="NAME", help="the split to draw (default: the first)")
-    parser.add_argument("--output", default="ranked_lists", type=home_path, help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--output", default="ranked_lists", type=home_path, help="folder to write to (default: %(default)s)"
+    )
     parser.add_argument("--num-vis", default=30, type=int, metavar="N", help="queries to draw (default: %(default)s)")
     orders = tuple(ORDERS)
     parser.add_argument("--rank-sort", choices=orders, default=orders[0], help="by AP: worst first, or best first")

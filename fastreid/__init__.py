@@ -1,4 +1,5 @@
 """MetaBIN: generalizable person re-identification by meta batch-instance normalization (CVPR 2021)."""
+
 import sys
 
 if sys.platform == "win32":  # cache and locks need fcntl, the workers of the cache fork

@@ -1,7 +1,7 @@
 """Python commands as children of a process that has loaded PyTorch: each starts in moments, not seconds.
 
-`python command_server.py SOCKET` serves; `run(SOCKET, words)` is what a command's script calls: it hands the command, its
-folder, environment and output over, passes SIGTERM on, and exits with the command's status.
+`python command_server.py SOCKET` serves; `run(SOCKET, words)` is what a command's script calls: it hands the command,
+its folder, environment and output over, passes SIGTERM on, and exits with the command's status.
 """
 
 import json
@@ -14,7 +14,8 @@ from pathlib import Path
 
 
 def run(address, words):
-    """Let the server run the command, a script and its arguments, with this process's folder, environment and output."""
+    """Let the server run the command, a script and its arguments, with this process's folder, environment and
+    output."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
     request = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-# As tools/train_net.py does, before PyTorch is loaded: threads that wait by spinning make a busy machine many times slower.
+# As tools/train_net.py does, before PyTorch is loaded: threads that wait by spinning make a busy machine many times
+# slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 if not torch.cuda.is_available():  # Triton's kernels run as plain Python then, if it is told before it is loaded
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -20,19 +20,27 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+import numpy as np
+from tabulate import tabulate
 
-from fastreid.data.datasets import Items, build_dataset, datasets_root  # noqa: E402
-from fastreid.analysis.model_figures import images_asked_for  # noqa: E402
-from fastreid.engine.defaults import default_setup, load_model  # noqa: E402
-from fastreid.evaluation.calibration import (  # noqa: E402
-    CONFIDENCE, MEASURED, THRESHOLDS, People, calibrate, model_record, read_thresholds, require_model)
-from fastreid.evaluation.checked_sets import check_test_options  # noqa: E402
-from fastreid.evaluation.extraction import extract_features  # noqa: E402
-from fastreid.evaluation.reid_evaluation import check_finite  # noqa: E402
-from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import home_path, write_json  # noqa: E402
+from fastreid.analysis.model_figures import images_asked_for
+from fastreid.data.datasets import Items, build_dataset, datasets_root
+from fastreid.engine.defaults import default_setup, load_model
+from fastreid.evaluation.calibration import (
+    CONFIDENCE,
+    MEASURED,
+    THRESHOLDS,
+    People,
+    calibrate,
+    model_record,
+    read_thresholds,
+    require_model,
+)
+from fastreid.evaluation.checked_sets import check_test_options
+from fastreid.evaluation.extraction import extract_features
+from fastreid.evaluation.reid_evaluation import check_finite
+from fastreid.utils.errors import UserError, run_command
+from fastreid.utils.files import home_path, write_json
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -6,24 +6,27 @@
 
 Input: `images` (N, 3, H, W), RGB float32 0..255, any N, H and W of INPUT.SIZE_TEST. Output: `features` (N, D).
 """
+
 import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid import Predictor  # noqa: E402
-from fastreid.engine.export import check_output, export_model  # noqa: E402
-from fastreid.engine.predictor import add_model_arguments  # noqa: E402
-from fastreid.utils.errors import run_command  # noqa: E402
-from fastreid.utils.files import home_path, refuse_inputs  # noqa: E402
-from fastreid.utils.logger import setup_logger  # noqa: E402
+from fastreid import Predictor
+from fastreid.engine.export import check_output, export_model
+from fastreid.engine.predictor import add_model_arguments
+from fastreid.utils.errors import run_command
+from fastreid.utils.files import home_path, refuse_inputs
+from fastreid.utils.logger import setup_logger
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Export a trained model to ONNX or to PyTorch's ExportedProgram.")
     add_model_arguments(parser)
-    parser.add_argument("--output", required=True, type=home_path, metavar="FILE", help="FILE.onnx, or FILE.pt2 for PyTorch")
+    parser.add_argument(
+        "--output", required=True, type=home_path, metavar="FILE", help="FILE.onnx, or FILE.pt2 for PyTorch"
+    )
     args = parser.parse_args()
     setup_logger()
     check_output(args.output)

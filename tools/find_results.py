@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Collect every run below a folder into one table: .xlsx with formatted sheets, .csv, and a short one to look at.
 
-    python tools/find_results.py                      # all runs below logs/
-    python tools/find_results.py logs/Sample --output results/sample
+python tools/find_results.py                      # all runs below logs/
+python tools/find_results.py logs/Sample --output results/sample
 """
 
 import argparse
@@ -15,14 +15,7 @@ sys.path.insert(0, str(PROJECT))
 from tabulate import tabulate  # noqa: E402
 
 from fastreid.evaluation.results import PER_QUERY, WORKBOOK  # noqa: E402
-from fastreid.report.comparison import (  # noqa: E402
-    ALL_SETS,
-    Line,
-    base_config,
-    csv_rows,
-    lines,
-    write_comparison,
-)
+from fastreid.report.comparison import ALL_SETS, Line, base_config, csv_rows, lines, write_comparison  # noqa: E402
 from fastreid.report.runs import find_runs, read_run, run_names  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import home_path, refuse_inputs, write_csv  # noqa: E402

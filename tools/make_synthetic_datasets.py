@@ -26,14 +26,23 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
-from fastreid.data.datasets import datasets_root  # noqa: E402
-from fastreid.utils.errors import UserError, run_command, shield_pool_worker  # noqa: E402
-from fastreid.utils.files import home_path  # noqa: E402
-from fastreid.utils.machine import num_cores  # noqa: E402
-from fastreid.data.synthetic.layouts import (  # noqa: E402
-    MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder)
-from fastreid.data.synthetic.raw import NUM_VIEWS, RAW_FILES, pack  # noqa: E402
-from fastreid.data.synthetic.scenes import GAP, WIDE, WIDEST, Gap, Shot, save_shot  # noqa: E402
+from fastreid.data.datasets import datasets_root
+from fastreid.data.synthetic.layouts import (
+    MIN_IDS,
+    MIN_IMAGES,
+    NOBODY,
+    PLANS,
+    PUBLISHED,
+    SCALES,
+    Plan,
+    counts_for,
+    plan_folder,
+)
+from fastreid.data.synthetic.raw import NUM_VIEWS, RAW_FILES, pack
+from fastreid.data.synthetic.scenes import GAP, WIDE, WIDEST, Gap, Shot, save_shot
+from fastreid.utils.errors import UserError, run_command, shield_pool_worker
+from fastreid.utils.files import home_path
+from fastreid.utils.machine import num_cores
 
 MARKER = ".made_by_make_synthetic_datasets.json"
 DRAWING_VERSION = 1  # to be raised when the same options give other bytes
@@ -45,18 +54,35 @@ STAGING = ".drawn"  # where images wait in a set's folder to be packed into the 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Command line; argparse itself ends the program with status 2 for an option it does not know."""
     parser = argparse.ArgumentParser(description="Draw people into the layouts of the re-identification data sets.")
-    parser.add_argument("--root", type=home_path, default=datasets_root(),
-                        help="data root (default: $FASTREID_DATASETS, or datasets)")
-    parser.add_argument("--sets", nargs="+", metavar="NAME",
-                        help=f"any of {' '.join(PLANS)} (default: all; none if a folder is given)")
-    parser.add_argument("--folder", nargs="+", metavar="NAME", default=[], help="sets to be read as folder:NAME, of "
-                                                                                  "styles like the sources'")
-    parser.add_argument("--wide-folder", nargs="+", metavar="NAME", default=[],
-                        help="the same, of styles from a wider range, as unseen targets have them")
+    parser.add_argument(
+        "--root", type=home_path, default=datasets_root(), help="data root (default: $FASTREID_DATASETS, or datasets)"
+    )
+    parser.add_argument(
+        "--sets", nargs="+", metavar="NAME", help=f"any of {' '.join(PLANS)} (default: all; none if a folder is given)"
+    )
+    parser.add_argument(
+        "--folder",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="sets to be read as folder:NAME, of styles like the sources'",
+    )
+    parser.add_argument(
+        "--wide-folder",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="the same, of styles from a wider range, as unseen targets have them",
+    )
     parts = ", ".join(f"{name}={value:g}" for name, value in asdict(GAP).items())
-    parser.add_argument("--gap", nargs="+", metavar="PART=X", default=[],
-                        help="what the sets of --folder and --wide-folder differ in, see Gap in fastreid/data/"
-                             f"synthetic/scenes.py; {OLD_GAP}: the range of before, all in colour (default: {parts})")
+    parser.add_argument(
+        "--gap",
+        nargs="+",
+        metavar="PART=X",
+        default=[],
+        help="what the sets of --folder and --wide-folder differ in, see Gap in fastreid/data/"
+        f"synthetic/scenes.py; {OLD_GAP}: the range of before, all in colour (default: {parts})",
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", choices=[*SCALES, "published"], default="demo", help="number of people and images")
     size.add_argument("--ids", type=int, metavar="N", help="people per set")
@@ -64,8 +90,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", default="128x64", metavar="HxW", help="height and width of the images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=num_cores(), help="processes (default: one per core)")
-    parser.add_argument("--raw", action="store_true", help="cuhk03 and cuhk_sysu as the publishers give them, to be "
-                                                           "prepared by prepare_datasets.py")
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="cuhk03 and cuhk_sysu as the publishers give them, to be prepared by prepare_datasets.py",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace sets that this tool made with other options")
     return parser.parse_args(argv)
 
@@ -74,8 +103,9 @@ def checked_size(text: str) -> tuple[int, int]:
     """(height, width) of "HxW"; raises UserError."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None or not all(low <= int(n) <= 2048 for n, low in zip(match.groups(), MIN_SIZE, strict=True)):
-        raise UserError(f"--size {text}: expected height x width in pixels, such as 128x64, at least "
-                        f"{MIN_SIZE[0]}x{MIN_SIZE[1]}")
+        raise UserError(
+            f"--size {text}: expected height x width in pixels, such as 128x64, at least {MIN_SIZE[0]}x{MIN_SIZE[1]}"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -116,13 +146,19 @@ def make_plans(args: argparse.Namespace) -> list[tuple[Plan, dict[str, int]]]:
     if args.ids is not None:
         ids = test_ids = args.ids
     images = images if args.images is None else args.images
-    for option, value, low in (("--ids", ids, MIN_IDS), ("--images", images, MIN_IMAGES), ("--seed", args.seed, 0),
-                               ("--workers", args.workers, 1)):
+    for option, value, low in (
+        ("--ids", ids, MIN_IDS),
+        ("--images", images, MIN_IMAGES),
+        ("--seed", args.seed, 0),
+        ("--workers", args.workers, 1),
+    ):
         if value < low:
             raise UserError(f"{option} {value}: expected {low} or more")
     if args.raw and images > NUM_VIEWS and "cuhk03" in names:
-        raise UserError(f"--images {images}: cuhk-03.mat has room for {NUM_VIEWS} images of a person; give fewer, or "
-                        f"leave out --raw")
+        raise UserError(
+            f"--images {images}: cuhk-03.mat has room for {NUM_VIEWS} images of a person; give fewer, or "
+            f"leave out --raw"
+        )
     planned = []
     for name in dict.fromkeys(names):
         counts = PUBLISHED[name] if published else counts_for(name, ids, images, test_ids)
@@ -134,7 +170,9 @@ def make_plans(args: argparse.Namespace) -> list[tuple[Plan, dict[str, int]]]:
     for option, folders in (("--folder", args.folder), ("--wide-folder", args.wide_folder)):
         for name in dict.fromkeys(folders):
             if not re.fullmatch(r"\w[\w.-]*", name) or name in taken or name in PLANS:
-                raise UserError(f"{option} {name}: expected a plain name that is none of the known sets' or their folders'")
+                raise UserError(
+                    f"{option} {name}: expected a plain name that is none of the known sets' or their folders'"
+                )
             counts = counts_for(name, ids, images, test_ids)
             planned.append((plan_folder(name, args.seed, counts, wide=option == "--wide-folder"), counts))
     return planned
@@ -144,20 +182,25 @@ def must_be_replaced(folder: Path, options: dict, overwrite: bool) -> bool:
     """Whether the folder holds a set of other options; raises UserError if nothing may be written there."""
     marker = folder / MARKER
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, but a data set's folder belongs there: move it away or use another "
-                        f"--root")
+        raise UserError(
+            f"{folder} is a file, but a data set's folder belongs there: move it away or use another --root"
+        )
     if marker.is_file():
         if marker.read_text(encoding="utf-8") == json.dumps(options):
             return False
         if not overwrite:
             # The demo's data look like any others: whoever wants to replace a set must know what it is.
-            raise UserError(f"{folder} was drawn with other options ({changed_options(marker, options)}), and is left as "
-                            f"it is, as it may be another run's, such as that of make demo: use another --root. Only "
-                            f"--overwrite deletes the set and draws it anew")
+            raise UserError(
+                f"{folder} was drawn with other options ({changed_options(marker, options)}), and is left as "
+                f"it is, as it may be another run's, such as that of make demo: use another --root. Only "
+                f"--overwrite deletes the set and draws it anew"
+            )
         return True
     if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and was not made by this tool, so it is left alone: move it away or "
-                        f"use another --root")
+        raise UserError(
+            f"{folder} is not empty and was not made by this tool, so it is left alone: move it away or "
+            f"use another --root"
+        )
     return False
 
 
@@ -205,17 +248,25 @@ def summary(rows: list[tuple]) -> str:
     """Text table of what there is now."""
     table = [("set", "folder", "images", "people", "cameras", "drawn now"), *rows]
     widths = [max(len(str(row[k])) for row in table) for k in range(len(table[0]))]
-    return "\n".join("  ".join(f"{value!s:<{width}}" if k < 2 else f"{value!s:>{width}}"
-                               for k, (value, width) in enumerate(zip(row, widths, strict=True))) for row in table)
+    return "\n".join(
+        "  ".join(
+            f"{value!s:<{width}}" if k < 2 else f"{value!s:>{width}}"
+            for k, (value, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    )
 
 
 def run(args: argparse.Namespace) -> str:
     """Plan, check, draw; returns the summary. Raises UserError before anything is written, or if writing fails."""
     size, planned, gap = checked_size(args.size), make_plans(args), read_gap(args.gap)
-    options = [{"version": DRAWING_VERSION, "seed": args.seed, "size": args.size, "counts": counts}
-               | ({"raw": True} if args.raw and plan.domain in RAW_FILES else {})
-               | ({"wide": True} if plan.domain.startswith(WIDE) else {}) | gap_note(plan.domain, gap)
-               for plan, counts in planned]
+    options = [
+        {"version": DRAWING_VERSION, "seed": args.seed, "size": args.size, "counts": counts}
+        | ({"raw": True} if args.raw and plan.domain in RAW_FILES else {})
+        | ({"wide": True} if plan.domain.startswith(WIDE) else {})
+        | gap_note(plan.domain, gap)
+        for plan, counts in planned
+    ]
     folders = [args.root / plan.folder for plan, _ in planned]
     stale = [must_be_replaced(folder, mine, args.overwrite) for folder, mine in zip(folders, options, strict=True)]
     rows, todo = [], []
@@ -233,14 +284,18 @@ def run(args: argparse.Namespace) -> str:
             todo += sorted(missing, key=lambda shot: shot.camera)  # a worker prepares a camera once
             people = {shot.identity for shot in plan.shots if shot.identity < NOBODY}
             cameras = {shot.camera for shot in plan.shots}
-            rows.append((plan.domain.removeprefix(WIDE), folder, len(plan.shots), len(people), len(cameras), len(missing)))
+            rows.append(
+                (plan.domain.removeprefix(WIDE), folder, len(plan.shots), len(people), len(cameras), len(missing))
+            )
         draw(args.root, todo, args.seed, size, args.workers, gap)
         for (plan, _), folder, mine in zip(planned, folders, options, strict=True):
             if "raw" in mine:
                 pack_staged(plan, folder, args.seed)
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or args.root}: {error.strerror or error}; check the disk's free "
-                        f"space and the permissions, then start again") from error
+        raise UserError(
+            f"cannot write {error.filename or args.root}: {error.strerror or error}; check the disk's free "
+            f"space and the permissions, then start again"
+        ) from error
     return summary(rows)
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw the gates of a training run: by layer over training, and before against after.
 
-    python tools/plot_gates.py logs/Sample/DG-mobilenet
-    python tools/plot_gates.py logs/Sample/DG-mobilenet --from checkpoints --output pictures
+python tools/plot_gates.py logs/Sample/DG-mobilenet
+python tools/plot_gates.py logs/Sample/DG-mobilenet --from checkpoints --output pictures
 """
 
 import argparse
@@ -11,11 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid.utils.errors import run_command  # noqa: E402
-from fastreid.utils.files import home_path, require_folder  # noqa: E402
-from fastreid.report.gate_history import CHECKPOINTS, TENSORBOARD, read_gates  # noqa: E402
-from fastreid.report.gate_plots import save_gates  # noqa: E402
-from fastreid.utils.logger import setup_logger  # noqa: E402
+from fastreid.report.gate_history import CHECKPOINTS, TENSORBOARD, read_gates
+from fastreid.report.gate_plots import save_gates
+from fastreid.utils.errors import run_command
+from fastreid.utils.files import home_path, require_folder
+from fastreid.utils.logger import setup_logger
 
 
 def main() -> None:

@@ -21,13 +21,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
-from fastreid.data.datasets import datasets_root  # noqa: E402
-from fastreid.data.prepare import (  # noqa: E402
-    SETS, all_usable, chosen_sets, known_names, prepare_sets, problem_sheet, summary_table)
-from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import home_path, write_json  # noqa: E402
-from fastreid.utils.logger import setup_logger  # noqa: E402
-from fastreid.utils.machine import num_cores  # noqa: E402
+from fastreid.data.datasets import datasets_root
+from fastreid.data.prepare import SETS, all_usable, chosen_sets, known_names, prepare_sets, problem_sheet, summary_table
+from fastreid.utils.errors import UserError, run_command
+from fastreid.utils.files import home_path, write_json
+from fastreid.utils.logger import setup_logger
+from fastreid.utils.machine import num_cores
 
 EXIT_NOT_USABLE = 1
 
@@ -35,15 +34,18 @@ EXIT_NOT_USABLE = 1
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Command line; argparse itself ends the program with status 2 for an option it does not know."""
     description, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(description=description, epilog=rest,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known_names())} (default: all)")
-    parser.add_argument("--root", type=home_path, default=datasets_root(),
-                        help="data root (default: $FASTREID_DATASETS, or datasets)")
+    parser.add_argument(
+        "--root", type=home_path, default=datasets_root(), help="data root (default: $FASTREID_DATASETS, or datasets)"
+    )
     parser.add_argument("--check", action="store_true", help="verify only, write nothing into the data root")
     parser.add_argument("--json", type=home_path, metavar="FILE", help="also write the report as JSON")
-    parser.add_argument("--workers", type=int, default=num_cores(), metavar="N",
-                        help="processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int, default=num_cores(), metavar="N", help="processes (default: one per core)"
+    )
     return parser.parse_args(argv)
 
 
@@ -58,8 +60,15 @@ def main(argv: list[str] | None = None) -> int:
     reports = {report.name: report for report in prepare_sets(names, args.root, args.check, args.workers)}
     usable = all(all_usable([reports[name] for name in sets]) for sets in asked)
     if args.json:
-        write_json(args.json, {"root": str(args.root), "checked_only": args.check, "usable": usable,
-                               "sets": {name: report.as_json() for name, report in reports.items()}})
+        write_json(
+            args.json,
+            {
+                "root": str(args.root),
+                "checked_only": args.check,
+                "usable": usable,
+                "sets": {name: report.as_json() for name, report in reports.items()},
+            },
+        )
     sheet = problem_sheet(reports.values())
     print(f"{sheet}\n\n" * bool(sheet) + summary_table(reports.values()))
     return 0 if usable else EXIT_NOT_USABLE

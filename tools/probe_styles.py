@@ -15,16 +15,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tabulate import tabulate  # noqa: E402
+from tabulate import tabulate
 
-from fastreid.config import get_cfg  # noqa: E402
-from fastreid.data.build import load_test_set  # noqa: E402
-from fastreid.data.datasets import Items, build_dataset, datasets_root  # noqa: E402
-from fastreid.analysis.style_probe import choose_crops, extract_styles, probe  # noqa: E402
-from fastreid.modeling import build_model  # noqa: E402
-from fastreid.utils.errors import UserError, run_command  # noqa: E402
-from fastreid.utils.files import home_path  # noqa: E402
-from fastreid.utils.logger import setup_logger  # noqa: E402
+from fastreid.analysis.style_probe import choose_crops, extract_styles, probe
+from fastreid.config import get_cfg
+from fastreid.data.build import load_test_set
+from fastreid.data.datasets import Items, build_dataset, datasets_root
+from fastreid.modeling import build_model
+from fastreid.utils.errors import UserError, run_command
+from fastreid.utils.files import home_path
+from fastreid.utils.logger import setup_logger
 
 HEADERS = ("stage", "domain", "person", "variance between domains", "of the rest, between people")
 PLAIN = ["MODEL.NORM.TYPE_BACKBONE", "BN", "MODEL.STYLE.NAME", "", "MODEL.HEADS.NUM_CLASSES", "1"]

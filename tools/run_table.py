@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Run every config of a table with several seeds, and write the table: Markdown, CSV and a figure.
 
-    python tools/run_table.py configs/Table/ablation.yml               # the same command goes on after a stop
-    python tools/run_table.py configs/Table/ablation.yml --jobs 2 MODEL.DEVICE cpu
-    python tools/run_table.py configs/Table/ablation.yml --gpus 0,1,2,3
-    python tools/run_table.py configs/Table/ablation.yml --dry-run     # how far the runs are
+python tools/run_table.py configs/Table/ablation.yml               # the same command goes on after a stop
+python tools/run_table.py configs/Table/ablation.yml --jobs 2 MODEL.DEVICE cpu
+python tools/run_table.py configs/Table/ablation.yml --gpus 0,1,2,3
+python tools/run_table.py configs/Table/ablation.yml --dry-run     # how far the runs are
 """
 
 import argparse

@@ -36,11 +36,18 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fastreid.analysis.model_figures import analyse  # noqa: E402
-from fastreid.engine.defaults import (  # noqa: E402
-    DefaultTrainer, analysis_modes, default_argument_parser, default_setup, feature_cache, load_model, test_only)
-from fastreid.utils.errors import run_command  # noqa: E402
-from fastreid.utils.launch import launch  # noqa: E402
+from fastreid.analysis.model_figures import analyse
+from fastreid.engine.defaults import (
+    DefaultTrainer,
+    analysis_modes,
+    default_argument_parser,
+    default_setup,
+    feature_cache,
+    load_model,
+    test_only,
+)
+from fastreid.utils.errors import run_command
+from fastreid.utils.launch import launch
 
 
 def main(args: argparse.Namespace) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastreid.evaluation.distance import compute_distance
 from fastreid.analysis.identity_distances import bin_edges, shares
 from fastreid.analysis.samples import SOURCE, Sample
+from fastreid.evaluation.distance import compute_distance
 from fastreid.report.figures import GREY, PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, short, use_style
 from fastreid.utils.files import write_csv
 

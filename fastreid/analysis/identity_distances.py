@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastreid.evaluation.distance import pair_distance
 from fastreid.analysis.samples import Sample
-from fastreid.utils.errors import UserError
+from fastreid.evaluation.distance import pair_distance
 from fastreid.report.figures import PALETTE, panel_grid, plt, save_figure, short, use_style
+from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_csv
 
 logger = logging.getLogger(__name__)

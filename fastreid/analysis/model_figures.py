@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from fastreid.analysis.domain_distances import domain_distances, save_domain_distances
+from fastreid.analysis.identity_distances import identity_distances, pooled, save_identity_distances
+from fastreid.analysis.samples import SOURCE, TARGET, Sample, domains, sample_images
+from fastreid.analysis.tsne import save_tsne
 from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, build_dataset, datasets_root
 from fastreid.evaluation.checked_sets import check_test_options
-from fastreid.analysis.domain_distances import domain_distances, save_domain_distances
 from fastreid.evaluation.extraction import extract_features
-from fastreid.analysis.identity_distances import identity_distances, pooled, save_identity_distances
 from fastreid.evaluation.reid_evaluation import check_finite
-from fastreid.analysis.samples import SOURCE, TARGET, Sample, domains, sample_images
-from fastreid.analysis.tsne import save_tsne
 from fastreid.utils.errors import UserError
 from fastreid.utils.memory import peak_memory_mb
 from fastreid.utils.processes import process_rank

@@ -1,4 +1,5 @@
 """Pictures of ranked lists: a query and the images that were found, framed by right and wrong."""
+
 from __future__ import annotations
 
 from bisect import bisect_left
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from fastreid.data.decode import read_image
 from fastreid.analysis.activation import overlay
+from fastreid.data.decode import read_image
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.fonts import OWN, best_font, drawable
 from fastreid.utils.text import printable

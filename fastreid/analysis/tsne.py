@@ -11,8 +11,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from fastreid.analysis.samples import SOURCE, TARGET, Sample
-from fastreid.utils.errors import UserError
 from fastreid.report.figures import GREY, PALETTE, plt, save_figure, short, use_style
+from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_csv
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,9 @@ import ast
 import difflib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import yaml
 from yacs.config import CfgNode as _YacsNode
@@ -22,8 +23,8 @@ PATH_OPTIONS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.BACKBONE.PRETRAIN_PATH", "
 class CfgNode(_YacsNode):
     """A yacs node that reads `_BASE_` chains and answers a wrong key with the nearest valid one.
 
-    Keys must exist in the defaults, or be options of the published program (`fastreid/config/published.py`). Values must
-    have the default's type (an int is taken for a float, a list for a tuple, one string for a tuple of strings).
+    Keys must exist in the defaults, or be options of the published program (`fastreid/config/published.py`). Values
+    must have the default's type (an int is taken for a float, a list for a tuple, one string for a tuple of strings).
     """
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
@@ -49,7 +50,9 @@ class CfgNode(_YacsNode):
             UserError: an odd number of words, or as `merge_from_file`.
         """
         if len(cfg_list) % 2:
-            raise UserError(f"options are pairs of KEY VALUE, found {len(cfg_list)} words: {' '.join(map(str, cfg_list))}")
+            raise UserError(
+                f"options are pairs of KEY VALUE, found {len(cfg_list)} words: {' '.join(map(str, cfg_list))}"
+            )
         valid = dict(leaves(self))
         for key, value in zip(cfg_list[0::2], cfg_list[1::2]):
             self.set_option(key, value, valid, where="command line")
@@ -79,7 +82,9 @@ class CfgNode(_YacsNode):
             node[leaf] = convert(literal, node[leaf])
         except TypeError:
             wanted = f"{type(node[leaf]).__name__}, like {node[leaf]!r}"
-            raise UserError(f"{where}: {dotted_key} must be {wanted}; found {literal!r} ({type(literal).__name__})") from None
+            raise UserError(
+                f"{where}: {dotted_key} must be {wanted}; found {literal!r} ({type(literal).__name__})"
+            ) from None
 
 
 class ConfigLoader(yaml.SafeLoader):
@@ -94,11 +99,15 @@ class ConfigLoader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is written twice in one section", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice} is written twice in one section", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
-ConfigLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:[Tt]rue|TRUE|[Ff]alse|FALSE)$"), list("tTfF"))
+ConfigLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:[Tt]rue|TRUE|[Ff]alse|FALSE)$"), list("tTfF")
+)
 
 
 def yaml_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
@@ -140,7 +149,8 @@ def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def parse_literal(value: Any) -> Any:
-    """Return the Python literal that a string spells, such as `(1, 2)` or `1e-3`; the string itself if it spells none."""
+    """Return the Python literal that a string spells, such as `(1, 2)` or `1e-3`; the string itself if it spells
+    none."""
     if not isinstance(value, str):
         return value
     try:
@@ -200,4 +210,3 @@ def unknown_key_message(key: str, valid: dict) -> str:
     )
     hint = f"; the nearest valid key is {near[0]}" if near else "; fastreid/config/defaults.py lists the valid keys"
     return f"unknown key {key}{hint}"
-

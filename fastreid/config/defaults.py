@@ -194,8 +194,10 @@ _C.SOLVER.CYCLIC_MAX_LR = 0.01  # highest
 _C.SOLVER.FREEZE_ITERS = 0  # (epochs) for which MODEL.FREEZE_LAYERS are frozen
 _C.SOLVER.AMP = True  # train in half precision, float16, on a GPU; tests are in float32
 _C.SOLVER.AMP_ON_CPU = False  # with AMP, in bfloat16 on a CPU too: slow where the processor does not compute in it
-_C.SOLVER.COMPILE = "auto"  # kernels of ours on a GPU; "off"; torch.compile of "norm", normalizations, or "model", backbone
-_C.SOLVER.CHECK_FINITE = False  # look at losses and gradients before each update; False: before each log line and checkpoint
+# Kernels of ours on a GPU; "off"; torch.compile of "norm", normalizations, or "model", backbone
+_C.SOLVER.COMPILE = "auto"
+# Look at losses and gradients before each update; False: before each log line and checkpoint
+_C.SOLVER.CHECK_FINITE = False
 _C.SOLVER.CHECKPOINT_PERIOD = 2  # (epochs)
 _C.SOLVER.CHECKPOINT_SAME_AS_EVAL = True  # every TEST.EVAL_PERIOD instead, unless that is 0
 _C.SOLVER.CHECKPOINT_KEEP = 0  # numbered checkpoints that are kept, the newest; 0: all
@@ -227,7 +229,8 @@ _C.META.DATA.MTRAIN_MINI_BATCH = 80
 _C.META.DATA.MTRAIN_NUM_INSTANCE = 4
 
 _C.META.MODEL = CN()
-_C.META.MODEL.META_COMPUTE_LAYER = ("backbone_bn_gate",)  # what the inner update touches, see solver/trained_parameters.py
+# What the inner update touches, see solver/trained_parameters.py
+_C.META.MODEL.META_COMPUTE_LAYER = ("backbone_bn_gate",)
 _C.META.MODEL.ALL_PARAMS = False  # True: every parameter, inner and outer (MLDG)
 
 _C.META.LOSS = CN()
@@ -271,12 +274,15 @@ _C.TEST.BLOCK_SIZE = 16_000_000  # distances held at a time, 4 bytes each
 _C.TEST.FLIP = False  # average the features of each image and its mirror image
 _C.TEST.PER_QUERY = False  # write AP, first correct rank, margin and nearest other of each query to per_query/*.csv
 
-_C.TEST.OPEN_SET = CN()  # detection and identification rates, beside the table: who is asked for may not be in the gallery
+# Detection and identification rates, beside the table: who is asked for may not be in the gallery
+_C.TEST.OPEN_SET = CN()
 _C.TEST.OPEN_SET.ENABLED = False
-_C.TEST.OPEN_SET.UNKNOWN = 0.3  # share of the people asked for who are taken out of the gallery, by SEED; 0: as the data are
+# Share of the people asked for who are taken out of the gallery, by SEED; 0: as the data are
+_C.TEST.OPEN_SET.UNKNOWN = 0.3
 _C.TEST.OPEN_SET.FALSE_ALARM_RATES = [0.01, 0.1]  # shares of the queries without a match that get an answer
 
-_C.TEST.PRECISE_BN = CN()  # before each test, running statistics are computed anew, as mean and variance of many batches
+# Before each test, running statistics are computed anew, as mean and variance of many batches
+_C.TEST.PRECISE_BN = CN()
 _C.TEST.PRECISE_BN.ENABLED = False  # (after SOLVER.SWA they always are, of NUM_ITER batches)
 _C.TEST.PRECISE_BN.DATASET = "Market1501"  # whose training images; '', and with SOLVER.SWA alone: of all DATASETS.NAMES
 _C.TEST.PRECISE_BN.NUM_ITER = 300  # batches of SOLVER.IMS_PER_BATCH

@@ -55,11 +55,16 @@ ABSENT = {
     "META.DATA.DROP_LAST": Absent((True,), "a last, smaller meta batch"),
     "META.DATA.WHOLE": Absent((True,), "meta batches that are not of all of META.DATA.NAMES"),
     "META.DATA.MTEST_MINI_BATCH": Absent(ANY, "one batch, of MTRAIN_MINI_BATCH, is divided by domain into both parts"),
-    "META.DATA.MTEST_NUM_INSTANCE": Absent(ANY, "one batch, of MTRAIN_NUM_INSTANCE, is divided by domain into both parts"),
-    "META.MODEL.META_UPDATE_LAYER": Absent(
-        (["backbone_bn_gate"], "backbone_bn_gate"), "a meta step that updates other parameters than gates, or (ALL_PARAMS) all"
+    "META.DATA.MTEST_NUM_INSTANCE": Absent(
+        ANY, "one batch, of MTRAIN_NUM_INSTANCE, is divided by domain into both parts"
     ),
-    "META.SOLVER.LR_FACTOR.GATE_CYCLIC_RATIO": Absent((10.0,), "a cycle of the gates' rate; SOLVER.CYCLIC_* is the one there is"),
+    "META.MODEL.META_UPDATE_LAYER": Absent(
+        (["backbone_bn_gate"], "backbone_bn_gate"),
+        "a meta step that updates other parameters than gates, or (ALL_PARAMS) all",
+    ),
+    "META.SOLVER.LR_FACTOR.GATE_CYCLIC_RATIO": Absent(
+        (10.0,), "a cycle of the gates' rate; SOLVER.CYCLIC_* is the one there is"
+    ),
     "META.SOLVER.LR_FACTOR.GATE_CYCLIC_PERIOD_PER_EPOCH": Absent(
         (0.2,), "a cycle of the gates' rate; SOLVER.CYCLIC_* is the one there is"
     ),
@@ -115,17 +120,27 @@ ABSENT = {
     "MODEL.NORM.EACH_DOMAIN_MTEST": Absent((False,), PER_DOMAIN),
     "MODEL.NORM.TYPE_BOTTLENECK": Absent(("BN",), "another normalization than BN in META.BOTTLENECK"),
     "MODEL.NORM.TYPE_CLASSIFIER": Absent(("BN",), "another normalization than BN before the classifier"),
-    "DATASETS.COMBINEALL": Absent((False,), "training on query and gallery too; the DG_ data sets hold all their images"),
+    "DATASETS.COMBINEALL": Absent(
+        (False,), "training on query and gallery too; the DG_ data sets hold all their images"
+    ),
     "DATALOADER.INDIVIDUAL": Absent((False,), "a base loader for each domain"),
     "DATALOADER.DROP_LAST": Absent((True,), "a last, smaller batch"),
     "SOLVER.OPT": Absent(("SGD",), "another optimizer than SGD"),
     "SOLVER.OPT_NORM": Absent(("SGD",), "another optimizer of the gates than SGD"),
-    "SOLVER.WRITE_PERIOD_BIN": Absent(ANY, "gates are logged every SOLVER.WRITE_PERIOD; training does not depend on it"),
+    "SOLVER.WRITE_PERIOD_BIN": Absent(
+        ANY, "gates are logged every SOLVER.WRITE_PERIOD; training does not depend on it"
+    ),
     "SOLVER.WRITE_PERIOD_PARAM": Absent(ANY, "parameters are in the checkpoints; training does not depend on it"),
-    "TEST.REPORT_ALL": Absent((False,), "a row of the table for each split; results.json and results.xlsx have them always"),
+    "TEST.REPORT_ALL": Absent(
+        (False,), "a row of the table for each split; results.json and results.xlsx have them always"
+    ),
     # Of this program's older configs.
-    "META.BOTTLENECK": Absent((0,), "a 1x1 convolution without normalization, now META.BOTTLENECK.DO_IT and REDUCTION_DIM"),
-    "MODEL.HEADS.NECK_FEAT": Absent(("before",), "what is each loss's own option now, such as MODEL.LOSSES.TRI.FEAT_ORDER"),
+    "META.BOTTLENECK": Absent(
+        (0,), "a 1x1 convolution without normalization, now META.BOTTLENECK.DO_IT and REDUCTION_DIM"
+    ),
+    "MODEL.HEADS.NECK_FEAT": Absent(
+        ("before",), "what is each loss's own option now, such as MODEL.LOSSES.TRI.FEAT_ORDER"
+    ),
 }
 
 
@@ -141,7 +156,9 @@ def accept_absent(option: str, value: Any, where: str) -> None:
     values, why = ABSENT[option]
     if values == ANY or any(same(value, accepted) for accepted in values):
         return
-    raise UserError(f"{where}: {option} {value!r} is not supported: it asks for {why}. Leave it out, or set {values[0]!r}")
+    raise UserError(
+        f"{where}: {option} {value!r} is not supported: it asks for {why}. Leave it out, or set {values[0]!r}"
+    )
 
 
 def same(value: Any, accepted: Any) -> bool:

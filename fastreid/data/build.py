@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable
 
 import numpy as np
 import torch
@@ -103,7 +103,8 @@ def number_items(names: list[str], parts: list[Items], camera_to_domain: bool) -
 
 
 def meta_names(cfg) -> tuple[str, ...]:
-    """Return the data sets of the meta loader: those of `META.DATA.NAMES`, all sources for "DG", none without meta steps.
+    """Return the data sets of the meta loader: those of `META.DATA.NAMES`, all sources for "DG", none without meta
+    steps.
 
     Raises:
         UserError: one of them is not in `DATASETS.NAMES`.
@@ -133,9 +134,7 @@ def build_train_loaders(cfg) -> TrainLoaders:
         )
     data = load_training_data(cfg.DATASETS.NAMES, cfg.DATALOADER.CAMERA_TO_DOMAIN)
     node, seed = cfg.DATALOADER, cfg.SEED
-    sampler = build_sampler(
-        data, cfg.SOLVER.IMS_PER_BATCH, node.NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed
-    )
+    sampler = build_sampler(data, cfg.SOLVER.IMS_PER_BATCH, node.NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed)
     # An iteration with a meta step has INNER_LOOP base steps, but for the first one, which does not count here.
     base_steps = cfg.META.SOLVER.INIT.INNER_LOOP if cfg.META.DATA.NAMES else 1
     if base_steps < 1:
@@ -213,7 +212,9 @@ def build_loader(cfg, data: TrainingData, sampler, seed: int) -> DataLoader:
         seed=seed,
         skip_corrupt=cfg.DATALOADER.SKIP_CORRUPT,
     )
-    return DataLoader(dataset, batch_sampler=SharedBatches(sampler, process_rank(), num_processes()), **worker_options(cfg, seed))
+    return DataLoader(
+        dataset, batch_sampler=SharedBatches(sampler, process_rank(), num_processes()), **worker_options(cfg, seed)
+    )
 
 
 def has_cache(cfg) -> bool:

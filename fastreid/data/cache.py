@@ -123,8 +123,10 @@ def open_cache(place: str, paths: np.ndarray, size: Sequence[int]) -> ImageCache
         pixels, seals = memory_maps(shape) if place == RAM else file_maps(Path(key[0]), name, shape)
         cache = _opened[key] = ImageCache(paths, size, pixels, seals)
         where = f"{name} in memory" if place == RAM else Path(key[0]) / f"{name}.pixels"
-        logger.info(f"image cache {where}: {cache.stored:,} of {len(cache):,} images stored, "
-                    f"{megabytes(pixels.nbytes)} when full")
+        logger.info(
+            f"image cache {where}: {cache.stored:,} of {len(cache):,} images stored, "
+            f"{megabytes(pixels.nbytes)} when full"
+        )
     return _opened[key]
 
 
@@ -146,8 +148,10 @@ def memory_maps(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     total = size + sum(cache.pixels.nbytes for (place, _), cache in _opened.items() if place == RAM)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if total > 0.9 * memory:
-        raise UserError(f"DATALOADER.CACHE ram would fill {megabytes(total)} of this machine's {megabytes(memory)} of "
-                        "memory: name a folder instead, or lower INPUT.SIZE_TRAIN and INPUT.SIZE_TEST")
+        raise UserError(
+            f"DATALOADER.CACHE ram would fill {megabytes(total)} of this machine's {megabytes(memory)} of "
+            "memory: name a folder instead, or lower INPUT.SIZE_TRAIN and INPUT.SIZE_TEST"
+        )
     # Not torch's shared memory, which is a file in /dev/shm: containers limit that to 64 MB.
     pixels, seals = (np.frombuffer(mmap.mmap(-1, count), np.uint8) for count in (size, 8 * shape[0]))
     return pixels.reshape(shape), seals.view(np.uint64)
@@ -168,8 +172,10 @@ def file_maps(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[np.ndarr
                 reserve_file(path, int(np.prod(dimensions)) * np.dtype(kind).itemsize)
             pixels, seals = (map_file(path, kind, dimensions) for path, (kind, dimensions) in wanted.items())
     except OSError as error:
-        raise UserError(f"DATALOADER.CACHE: cannot make {megabytes(int(np.prod(shape)))} of image cache "
-                        f"{folder / name} ({error.strerror or error}): name another folder, ram or off") from error
+        raise UserError(
+            f"DATALOADER.CACHE: cannot make {megabytes(int(np.prod(shape)))} of image cache "
+            f"{folder / name} ({error.strerror or error}): name another folder, ram or off"
+        ) from error
     return pixels, seals
 
 
@@ -184,7 +190,8 @@ def map_file(path: Path, kind: type, shape: tuple[int, ...]) -> np.memmap:
 
 
 def reserve_file(path: Path, size: int) -> None:
-    """Make a file of `size` zero bytes, unless there is a file of that size; it appears under its name when complete."""
+    """Make a file of `size` zero bytes, unless there is a file of that size; it appears under its name when
+    complete."""
     if path.is_symlink() or path.is_file() and path.stat().st_size == size:
         return
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")

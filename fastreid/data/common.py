@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from fastreid.data.decode import read_image
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+
 
 class ImageDataset(Dataset):
     """Items as dictionaries of images (3, H, W), targets, camids, domains and img_paths.

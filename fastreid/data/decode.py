@@ -1,4 +1,5 @@
-"""The one decoder: every image that this program reads, from files, PIL images or arrays, becomes upright 8-bit RGB here."""
+"""The one decoder: every image that this program reads, from files, PIL images or arrays, becomes upright 8-bit RGB
+here."""
 
 from __future__ import annotations
 
@@ -18,8 +19,21 @@ logger = logging.getLogger(__name__)
 DECODER = 2
 
 # What PIL raises for files that are missing, damaged or made to do harm.
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, NotImplementedError,
-                  MemoryError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    NotImplementedError,
+    MemoryError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 EXIF_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error)
 
 ORIENTATION = 0x0112
@@ -42,7 +56,8 @@ BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 def decoder_name() -> str:
-    """Return a text that is another one where the same file may give other pixels: with this decoder and its libraries."""
+    """Return a text that is another one where the same file may give other pixels: with this decoder and its
+    libraries."""
     return f"{DECODER} PIL {PIL.__version__} jpeg {features.version('jpg')} {features.version_feature('libjpeg_turbo')}"
 
 
@@ -101,7 +116,9 @@ def flatten(image: Image.Image) -> Image.Image:
         return from_gray_16(image)
     if image.mode in ("I", "F"):
         kind = "integers" if image.mode == "I" else "fractions"
-        raise ValueError(f"its pixels are 32-bit {kind} (mode {image.mode}), whose white nothing tells: save it with 8 bits")
+        raise ValueError(
+            f"its pixels are 32-bit {kind} (mode {image.mode}), whose white nothing tells: save it with 8 bits"
+        )
     if not may_be_transparent(image):
         return image.convert("RGB")
     image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")

@@ -1,4 +1,5 @@
 """Images that a user names as files, folders and globs."""
+
 from __future__ import annotations
 
 import csv
@@ -77,7 +78,9 @@ def only_images(entry: str, files: list[Path]) -> list[str]:
         problem = "has no images" if os.path.isdir(entry) else "leads to images"
         why = "; ".join(f"{len(found)} {reason}" for reason, found in others.items() if "no images" not in reason)
         count = sum(map(len, others.values()))
-        raise UserError(f"{kind} {entry} {problem}: expected {suffixes} files, found {count} other files{why and f' ({why})'}")
+        raise UserError(
+            f"{kind} {entry} {problem}: expected {suffixes} files, found {count} other files{why and f' ({why})'}"
+        )
     for reason, found in others.items():
         more = f" and {len(found) - NAMED_FILES} more" if len(found) > NAMED_FILES else ""
         named = ", ".join(map(str, found[:NAMED_FILES])) + more

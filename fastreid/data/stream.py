@@ -8,9 +8,10 @@ import pickle
 import re
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +30,12 @@ WORKER_ERRORS = {
     "Bus error|SIGBUS": SHARED_MEMORY,
     "received 0 items of ancdata|Too many open files": "the workers need more open files than are allowed: ulimit -n "
     "65536, or lower DATALOADER.NUM_WORKERS",
-    "DataLoader timed out": f"no batch came in {SILENCE} s, perhaps as a disk or network folder does not answer: look at "
+    "DataLoader timed out": f"no batch came in {SILENCE} s, perhaps a disk or network folder does not answer: look at "
     "it, and go on from the last checkpoint with --resume",
     # A bus error, too, if PyTorch notices the end before its cause.
     r"DataLoader worker \(pid": "a worker was ended. If the machine killed it for want of memory, lower "
-    "DATALOADER.NUM_WORKERS or the batch size; after a bus error, give /dev/shm more space (docker run --shm-size=8g). Go on "
+    "DATALOADER.NUM_WORKERS or the batch size; after a bus error, give /dev/shm more space (docker run --shm-size=8g). "
+    "Go on "
     "from the last checkpoint with --resume",
 }
 
@@ -93,8 +95,8 @@ class BatchStream:
 class DataPositions:
     """What a checkpoint keeps of the data: the place in each stream, and the generator of the domain splits.
 
-    Beside them stands the number of iterations in an epoch, for runs that go on with another one. All processes have the
-    same. Args:
+    Beside them stands the number of iterations in an epoch, for runs that go on with another one. All processes have
+    the same. Args:
         streams: by name. domain_rng: None without meta steps.
     """
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from itertools import islice
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -121,7 +122,8 @@ def find_problem(cfg, kind: BatchKind) -> str:
     for part, names in zip(kind.parts, untaught):
         if names:
             return (
-                f"batches of {identities} identities with {kind.num_instances} image(s) each teach {', '.join(names)} of "
+                f"batches of {identities} identities with {kind.num_instances} image(s) each teach {', '.join(names)} "
+                "of "
                 f"{part.option} nothing: no two images in them are a pair that it compares"
             )
     return ""
@@ -162,7 +164,9 @@ def report_repeated_images(kinds: list[BatchKind]) -> None:
         return
     losses = ", ".join(dict.fromkeys(names))
     if base.num_instances == 1:
-        logger.warning(f"DATALOADER.NUM_INSTANCE 1: no batch has two images of an identity, so {losses} only push apart")
+        logger.warning(
+            f"DATALOADER.NUM_INSTANCE 1: no batch has two images of an identity, so {losses} only push apart"
+        )
         return
     counts = np.bincount(base.data.pids)
     single = int((counts == 1).sum())
@@ -170,7 +174,9 @@ def report_repeated_images(kinds: list[BatchKind]) -> None:
         level = logging.WARNING if 2 * single > len(counts) else logging.INFO
         logger.log(
             level,
-            f"{single:,} of {len(counts):,} identities have a single image, which stands {base.num_instances} times in a "
-            f"batch: for them {losses} compare an image with itself, changed by the transforms of INPUT alone, and learn "
+            f"{single:,} of {len(counts):,} identities have a single image, which stands {base.num_instances} times in "
+            "a "
+            f"batch: for them {losses} compare an image with itself, changed by the transforms of INPUT alone, and "
+            "learn "
             "nothing of other poses and cameras",
         )

@@ -56,7 +56,8 @@ def convert_iteration(path: Path, content: dict[str, Any], changed: dict[str, st
         if suspects:
             logger.warning(
                 f"{path} does not say how many iterations an epoch had, and {', '.join(suspects)} may have changed it: "
-                f"its iteration {content['iteration'] + 1} counts as epoch {(content['iteration'] + 1) / iters_per_epoch:.1f}"
+                f"its iteration {content['iteration'] + 1} counts as epoch "
+                f"{(content['iteration'] + 1) / iters_per_epoch:.1f}"
             )
         return
     if before == iters_per_epoch:
@@ -86,6 +87,7 @@ def report_changes(path: Path, changed: dict[str, str]) -> None:
         logger.info(f"options changed since {path}, applied from here on: {', '.join(applied)}")
     if ignored:
         logger.warning(
-            f"options changed since {path}, not applied, as they only say how a run begins: {', '.join(ignored)}. Train "
+            f"options changed since {path}, not applied, as they only say how a run begins: {', '.join(ignored)}. "
+            "Train "
             "from the beginning, without --resume, to apply them"
         )

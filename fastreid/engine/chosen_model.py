@@ -19,7 +19,9 @@ def note_unused_weights(cfg: CfgNode, path: Path) -> None:
     """Say so if the checkpoint that is read is not the one that `MODEL.WEIGHTS` names."""
     weights = cfg.MODEL.WEIGHTS
     if weights and Path(weights).resolve() != path.resolve():
-        logger.warning(f"MODEL.WEIGHTS {weights} is not read: --resume takes {path}. Leave --resume out to take {weights}")
+        logger.warning(
+            f"MODEL.WEIGHTS {weights} is not read: --resume takes {path}. Leave --resume out to take {weights}"
+        )
 
 
 def require_one_model(cfg: CfgNode, opts: Sequence[str], resume: bool, number: int | None) -> None:
@@ -38,6 +40,7 @@ def require_one_model(cfg: CfgNode, opts: Sequence[str], resume: bool, number: i
     if path is not None and path.resolve() != Path(weights).resolve():
         raise UserError(
             f"two models to test: {'--resume' if number is None else '--num-pth'} means {path}, MODEL.WEIGHTS names "
-            f"{weights}: leave one out ('python3 tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS {weights}' "
+            f"{weights}: leave one out ('python3 tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS "
+            f"{weights}' "
             "tests the latter)"
         )

@@ -34,14 +34,18 @@ def compile_model(model: nn.Module, choice: str, device: torch.device) -> None:
     if choice == "off" or (choice == "auto" and device.type != "cuda"):
         return
     if choice == "model" and getattr(model.backbone, "checkpointed", None):
-        raise UserError('SOLVER.COMPILE "model" decides itself what to keep: choose "norm", or empty MODEL.BACKBONE.CHECKPOINT')
+        raise UserError(
+            'SOLVER.COMPILE "model" decides itself what to keep: choose "norm", or empty MODEL.BACKBONE.CHECKPOINT'
+        )
     start = time.perf_counter()
     try:
         kernels = triton_kernels() if choice == "auto" else compiled_passes()
         try_out(kernels, device)
     except Exception as error:  # whatever a compiler that is missing, old or broken brings about
         reason = str(error).strip().partition("\n")[0]
-        logger.warning(f"SOLVER.COMPILE {choice}: no working compiler ({type(error).__name__}: {reason}): running without")
+        logger.warning(
+            f"SOLVER.COMPILE {choice}: no working compiler ({type(error).__name__}: {reason}): running without"
+        )
         return
     logger.info(f"SOLVER.COMPILE {choice}: the compiler works, first kernels in {time.perf_counter() - start:.1f} s")
     if choice == "model":

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastreid.analysis.model_figures import MODES
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import TrainLoaders, build_train_loaders
 from fastreid.engine import hooks
-from fastreid.analysis.model_figures import MODES
 from fastreid.engine.batch_check import check_batches
 from fastreid.engine.chosen_model import UNTRAINED, note_unused_weights, require_one_model
 from fastreid.engine.precise_bn import PreciseStatistics
@@ -26,6 +26,7 @@ from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter, Wr
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import Results, evaluate
 from fastreid.modeling import build_model
+from fastreid.report.plots import plot_result
 from fastreid.solver import build_lr_scheduler, build_optimizer
 from fastreid.solver.sgd import MergedSGD
 from fastreid.utils.checkpoint import (
@@ -44,7 +45,6 @@ from fastreid.utils.locks import hold_lock
 from fastreid.utils.logger import setup_logger
 from fastreid.utils.machine import machine_name
 from fastreid.utils.memory import keep_freed_memory
-from fastreid.report.plots import plot_result
 from fastreid.utils.processes import gather, process_rank
 
 logger = logging.getLogger(__name__)
@@ -57,16 +57,28 @@ def default_argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line that FastReID users know."""
     parser = argparse.ArgumentParser(description="Train or test a re-identification model.")
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a file in configs/")
-    parser.add_argument("--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder"
+    )
     parser.add_argument("--eval-only", action="store_true", help="test only")
-    parser.add_argument("--tsne-only", action="store_true", help="draw t-SNE of the features, by domain and by identity")
+    parser.add_argument(
+        "--tsne-only", action="store_true", help="draw t-SNE of the features, by domain and by identity"
+    )
     parser.add_argument("--dist-only", action="store_true", help="draw distances within and between identities")
     parser.add_argument("--domain-only", action="store_true", help="draw distances between domains")
     features = parser.add_mutually_exclusive_group()
-    features.add_argument("--save-features", action="store_true", help="with --eval-only, keep the features in features/ of the output folder")
+    features.add_argument(
+        "--save-features",
+        action="store_true",
+        help="with --eval-only, keep the features in features/ of the output folder",
+    )
     features.add_argument("--features", action="store_true", help="with --eval-only, take the features that were kept")
-    parser.add_argument("--num-pth", type=int, metavar="K", help="--resume from model_<K>.pth instead of the last checkpoint")
-    parser.add_argument("--trust-checkpoint", action="store_true", help="read checkpoints that could run any code while they are read")
+    parser.add_argument(
+        "--num-pth", type=int, metavar="K", help="--resume from model_<K>.pth instead of the last checkpoint"
+    )
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="read checkpoints that could run any code while they are read"
+    )
     add_launch_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
     return parser
@@ -176,7 +188,8 @@ class DefaultTrainer(ResumableTrainer):
         self.writer = hooks.PeriodicWriter(self.build_writers, cfg.SOLVER.WRITE_PERIOD)
         self.register_hooks(self.build_hooks())
         logger.info(
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(self.gates)} layers with gates, "
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(self.gates)} layers with "
+            "gates, "
             f"{loaders.num_classes} identities, {loaders.iters_per_epoch} iterations per epoch, on {self.device}"
         )
 
@@ -223,7 +236,11 @@ class DefaultTrainer(ResumableTrainer):
         """Return what writes the run's numbers; of several processes, the first one does."""
         if process_rank() > 0:
             return []
-        return [LogWriter(self.cfg.SOLVER.ITERS_PER_EPOCH), JSONWriter(self.folder / METRICS), TensorBoardWriter(self.folder)]
+        return [
+            LogWriter(self.cfg.SOLVER.ITERS_PER_EPOCH),
+            JSONWriter(self.folder / METRICS),
+            TensorBoardWriter(self.folder),
+        ]
 
     def draw_result(self) -> None:
         """Draw the run's numbers."""
@@ -258,7 +275,8 @@ class DefaultTrainer(ResumableTrainer):
         names = gather(found[0].name if found else "none")
         if len(set(names)) > 1:
             raise UserError(
-                f"the processes have found different checkpoints ({', '.join(names)}): OUTPUT_DIR {self.folder} must be one "
+                f"the processes have found different checkpoints ({', '.join(names)}): OUTPUT_DIR {self.folder} must "
+                "be one "
                 "folder that all machines see"
             )
 
@@ -307,7 +325,8 @@ class DefaultTrainer(ResumableTrainer):
 
 
 def find_checkpoint(folder: Path, number: int | None, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:
-    """Return model_<number>.pth of a folder, or its last checkpoint that can be read, and its content; None without any.
+    """Return model_<number>.pth of a folder, or its last checkpoint that can be read, and its content; None without
+    any.
 
     Raises:
         UserError: there is no checkpoint of that number, or none can be read.
@@ -360,7 +379,8 @@ def load_model(
     if found is None:
         raise UserError(
             f"no checkpoint in {folder}: train first, or put a trained model there and its file name into "
-            f"{folder}/last_checkpoint, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the model that training "
+            f"{folder}/last_checkpoint, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the model that "
+            "training "
             "starts from)"
         )
     path, content = found
@@ -408,7 +428,12 @@ def report(cfg: CfgNode, results: Results, **about) -> Results:
     if process_rank() > 0:
         return results
     test = cfg.TEST
-    options = {"metric": test.METRIC, "flip": test.FLIP, "query_expansion": test.AQE.ENABLED, "re_ranking": test.RERANK.ENABLED}
+    options = {
+        "metric": test.METRIC,
+        "flip": test.FLIP,
+        "query_expansion": test.AQE.ENABLED,
+        "re_ranking": test.RERANK.ENABLED,
+    }
     results.save(Path(cfg.OUTPUT_DIR), **about, options=options, machine=machine_name(cfg.MODEL.DEVICE))
     logger.info(f"results:\n{results.table()}\n{results.counted()}{results.open_set_table()}")
     return results

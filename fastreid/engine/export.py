@@ -3,6 +3,7 @@
 Input `images` (N, 3, H, W), RGB float32 0..255, any N, of the size INPUT.SIZE_TEST; pixels are normalized inside.
 Output `features` (N, D) float32, not normalized, in full precision whatever SOLVER.AMP says.
 """
+
 from __future__ import annotations
 
 import copy

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 
 from fastreid.engine.stopping import StopSignals
 from fastreid.engine.trainer_base import HookBase
-from fastreid.utils.checkpoint import FINAL, Checkpointer, checkpoint_name
 from fastreid.engine.writers import Writer
+from fastreid.utils.checkpoint import FINAL, Checkpointer, checkpoint_name
 from fastreid.utils.processes import num_processes
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,7 @@ class PeriodicEvaluation(HookBase):
         is_recorded: tells whether the evaluation after that number of iterations is done.
     """
 
-    def __init__(
-        self, period: int, evaluate: Callable[[int], dict[str, float]], is_recorded: Callable[[int], bool]
-    ):
+    def __init__(self, period: int, evaluate: Callable[[int], dict[str, float]], is_recorded: Callable[[int], bool]):
         self.period, self.evaluate, self.is_recorded = period, evaluate, is_recorded
 
     def before_train(self) -> None:

@@ -1,17 +1,18 @@
 """Precise running statistics: `TEST.PRECISE_BN`.
 
-Running statistics are moving averages over the last few dozen batches, computed while the weights moved. Wu and Johnson,
-"Rethinking 'Batch' in BatchNorm" (arXiv 2105.07576, section 3), replace them, before a test, by those of many batches
-under the present weights.
+Running statistics are moving averages over the last few dozen batches, computed while the weights moved. Wu and
+Johnson, "Rethinking 'Batch' in BatchNorm" (arXiv 2105.07576, section 3), replace them, before a test, by those of many
+batches under the present weights.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any, Iterable
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -32,7 +33,8 @@ def compute_precise_statistics(trainer: SimpleTrainer, batches: Iterable[dict[st
     """Replace a model's running statistics by mean and variance of all `batches` under its present weights.
 
     Every layer normalizes with the batch's statistics while it is done, as in training, but in float32, as in a test;
-    layers that are frozen keep theirs. With several processes each gives its share of every batch, and all get the statistics of the whole.
+    layers that are frozen keep theirs. With several processes each gives its share of every batch, and all get the
+    statistics of the whole.
     """
     model, cfg = trainer.model, trainer.cfg
     trainer.trained.set_training_mode(model, trainer.iter)
@@ -74,8 +76,12 @@ class PreciseStatistics(HookBase):
         start, stream = time.perf_counter(), BatchStream(self.loader)
         batches, hidden = islice(stream, self.num_batches), hide_progress_bar()
         try:
-            with tqdm(batches, "precise statistics", self.num_batches, unit=" batches", leave=False, disable=hidden) as bar:
+            with tqdm(
+                batches, "precise statistics", self.num_batches, unit=" batches", leave=False, disable=hidden
+            ) as bar:
                 compute_precise_statistics(self.trainer, bar)
         finally:
             stream.end()
-        logger.info(f"running statistics are those of {self.num_batches} batches now, {time.perf_counter() - start:.1f} s")
+        logger.info(
+            f"running statistics are those of {self.num_batches} batches now, {time.perf_counter() - start:.1f} s"
+        )

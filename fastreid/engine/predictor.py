@@ -1,16 +1,16 @@
 """A trained model as a function from images to features.
 
-    from fastreid import Predictor
-    predictor = Predictor("logs/Sample/DG-mobilenet")
-    features = predictor(["a.jpg", "b.jpg"])
+from fastreid import Predictor
+predictor = Predictor("logs/Sample/DG-mobilenet")
+features = predictor(["a.jpg", "b.jpg"])
 """
+
 from __future__ import annotations
 
 import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 # Type and channels of arrays that are images: RGB, RGBA, gray of 8 and of 16 bits.
 ARRAYS = [(np.uint8, (3,)), (np.uint8, (4,)), (np.uint8, ()), (np.uint16, ())]
-OneImage = Union[str, Path, Image.Image, np.ndarray, Tensor]
+OneImage = str | Path | Image.Image | np.ndarray | Tensor
 
 
 class Predictor:
@@ -103,8 +103,8 @@ class Predictor:
     ) -> Tensor:
         """Tell for each pair of images, `first[i]` and `second[i]`, whether they show one person, (N,) bool.
 
-        They do if their distance (`TEST.METRIC`) is at most the threshold that tools/calibrate.py has found. A threshold
-        belongs to the place where it was calibrated.
+        They do if their distance (`TEST.METRIC`) is at most the threshold that tools/calibrate.py has found. A
+        threshold belongs to the place where it was calibrated.
 
         Args:
             thresholds: its file; None: threshold.json beside the checkpoint. far: the false accept rate, where the file
@@ -175,7 +175,8 @@ def check_image(image: OneImage, number: int, size: tuple[int, int]) -> None:
     if isinstance(image, (np.ndarray, Tensor)):
         what += f" {tuple(image.shape)} {image.dtype}"
     raise UserError(
-        f"image {number} must be a path, a PIL image, an array (H, W, 3) uint8 (or RGBA, or gray), a tensor (3, H, W) uint8 or a tensor "
+        f"image {number} must be a path, a PIL image, an array (H, W, 3) uint8 (or RGBA, or gray), a tensor (3, H, W) "
+        "uint8 or a tensor "
         f"(3, {height}, {width}) float, RGB 0..255; found {what}"
     )
 

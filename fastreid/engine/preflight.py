@@ -1,14 +1,15 @@
-"""What a run will need later, looked at before its first iteration: options of every phase, test sets, room on the disk."""
+"""What a run will need later, looked at before its first iteration: options of every phase, test sets, room on the
+disk."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
+from fastreid.analysis import model_figures
 from fastreid.data.build import build_test_loader
 from fastreid.data.datasets import TestSet
-from fastreid.analysis import model_figures
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.evaluation.checked_sets import load_test_sets
 from fastreid.evaluation.extraction import own_share
@@ -85,7 +86,8 @@ def require_room(trainer: SimpleTrainer, folder: Path, history: Sequence[str], e
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"the run's {len(new)} new checkpoints of {size / 1e6:,.1f} MB need {needed / 1e6:,.1f} MB, and {folder} has "
+            f"the run's {len(new)} new checkpoints of {size / 1e6:,.1f} MB need {needed / 1e6:,.1f} MB, and {folder} "
+            "has "
             f"{free / 1e6:,.1f} MB free: make space, choose another OUTPUT_DIR, or let it write fewer by "
             "SOLVER.CHECKPOINT_KEEP or a longer SOLVER.CHECKPOINT_PERIOD"
         )

@@ -25,7 +25,8 @@ def require_finite_weights(model: nn.Module, iteration: int) -> None:
     bad = first_non_finite({name: value for name, value in model.state_dict().items() if value.is_floating_point()})
     if bad is not None:
         raise NonFiniteLossError(
-            f"iteration {iteration}: not finite: {bad} after the update, so a gradient was not. No checkpoint holds it. "
+            f"iteration {iteration}: not finite: {bad} after the update, so a gradient was not. No checkpoint holds "
+            "it. "
             "Lower SOLVER.BASE_LR or META.SOLVER.LR_FACTOR.GATE",
             iteration,
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any
 
 from fastreid.data.stream import Batch, BatchStream, DataPositions, worker_errors
 from fastreid.engine.changed_options import changed_options, convert_iteration, forget_random_numbers, report_changes
@@ -14,10 +15,18 @@ from fastreid.engine.stopping import StopRequested, StopSignals
 from fastreid.engine.train_loop import NonFiniteLossError, SimpleTrainer
 from fastreid.engine.trainer_base import HookBase
 from fastreid.engine.weight_averaging import require_plain_weights, total_iterations
-from fastreid.solver.lr_scheduler import Schedule
-from fastreid.utils.checkpoint import BEST, HISTORY, LAST_CHECKPOINT, Checkpointer, checkpoint_name, read_checkpoint, read_last
-from fastreid.utils.errors import Stopped, UserError
 from fastreid.report.plots import read_metrics
+from fastreid.solver.lr_scheduler import Schedule
+from fastreid.utils.checkpoint import (
+    BEST,
+    HISTORY,
+    LAST_CHECKPOINT,
+    Checkpointer,
+    checkpoint_name,
+    read_checkpoint,
+    read_last,
+)
+from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.processes import gather, process_rank
 from fastreid.utils.random_states import RandomStates
 
@@ -48,7 +57,8 @@ class ResumableTrainer(SimpleTrainer):
         self.rollback = Rollback(cfg.SOLVER.MAX_ROLLBACKS)
 
     def checkpoint_entries(self) -> dict[str, Any]:
-        """Return all that a checkpoint saves and restores, by entry, beside the `model`, the `iteration` and the `config`.
+        """Return all that a checkpoint saves and restores, by entry, beside the `model`, the `iteration` and the
+        `config`.
 
         Raises:
             ValueError: two hooks name one entry, or a hook names one of these.
@@ -150,7 +160,9 @@ class ResumableTrainer(SimpleTrainer):
         if process_rank() > 0:
             return
         if (self.folder / LAST_CHECKPOINT).is_file():
-            logger.warning(f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew")
+            logger.warning(
+                f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew"
+            )
             (self.folder / LAST_CHECKPOINT).unlink()
         (self.folder / HISTORY).unlink(missing_ok=True)
         best = self.folder / f"{BEST}.pth"
@@ -177,7 +189,8 @@ class ResumableTrainer(SimpleTrainer):
                 stream.end()
 
     def train_or_roll_back(self) -> None:
-        """Train to the end, with SOLVER.ON_NAN rollback again from the last good checkpoint when a loss is not finite."""
+        """Train to the end, with SOLVER.ON_NAN rollback again from the last good checkpoint when a loss is not
+        finite."""
         while True:
             try:
                 self.train(self.start_iter, total_iterations(self.cfg))
@@ -203,7 +216,8 @@ class ResumableTrainer(SimpleTrainer):
         self.unread.clear()
         self.resume(*found)
         logger.warning(
-            f"{str(error).splitlines()[0]} Rolled back to {found[0]}; the batches of iteration {error.iteration} are left "
+            f"{str(error).splitlines()[0]} Rolled back to {found[0]}; the batches of iteration {error.iteration} are "
+            "left "
             f"out (rollback {self.rollback.done} of at most {self.rollback.limit})"
         )
 

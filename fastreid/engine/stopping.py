@@ -6,9 +6,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Iterator
 
 from fastreid.utils.processes import any_process, num_processes
 
@@ -67,7 +67,9 @@ class StopSignals:
         self.received, self.received_at = signum, time.monotonic()
         name = signal.Signals(signum).name
         # Not by the log: its streams may be in the middle of a line.
-        os.write(2, f"{name}: stopping after this iteration, with a checkpoint; a second signal stops at once\n".encode())
+        os.write(
+            2, f"{name}: stopping after this iteration, with a checkpoint; a second signal stops at once\n".encode()
+        )
         if self.immediate:
             raise StopRequested(signum)
         if self.waits:

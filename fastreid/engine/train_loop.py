@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Any, Callable, Iterable, Iterator, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,9 @@ class SimpleTrainer(TrainerBase):
         self.scaler = CountingScaler(self.device.type, enabled=self.amp and self.amp_dtype == torch.float16)
 
         if num_processes() > 1 and cfg.MODEL.NORM.SYNC and cfg.SOLVER.COMPILE == "model":
-            raise UserError("SOLVER.COMPILE model cannot compile MODEL.NORM.SYNC's collectives: choose norm, or SYNC False")
+            raise UserError(
+                "SOLVER.COMPILE model cannot compile MODEL.NORM.SYNC's collectives: choose norm, or SYNC False"
+            )
         compile_model(model, cfg.SOLVER.COMPILE, self.device)
         self.parallel = ParallelModel(model, cfg.MODEL.NORM.SYNC)
         self.unread: list[UnreadLosses] = []
@@ -106,7 +109,8 @@ class SimpleTrainer(TrainerBase):
         self.domain_rng = torch.Generator().manual_seed(cfg.SEED)
         if cfg.META.SOLVER.MTRAIN.SECOND_ORDER and cfg.META.SOLVER.STOP_GRADIENT:
             raise UserError(
-                "META.SOLVER.MTRAIN.SECOND_ORDER True does nothing while META.SOLVER.STOP_GRADIENT is True, by which the "
+                "META.SOLVER.MTRAIN.SECOND_ORDER True does nothing while META.SOLVER.STOP_GRADIENT is True, by which "
+                "the "
                 "inner gradient is a constant: set STOP_GRADIENT False, or SECOND_ORDER False"
             )
         domains, mtrain = cfg.META.DATA.NUM_DOMAINS, cfg.META.SOLVER.MTRAIN.NUM_DOMAIN
@@ -163,8 +167,8 @@ class SimpleTrainer(TrainerBase):
         """Update the balancing parameters (gates) by one simulated domain shift.
 
         Returns:
-            the losses, as {"mtrain/loss_stc": scalar tensor, ..., "mtest/loss_triplet_mtest": scalar tensor}; none while
-            all that they would train is frozen
+            the losses, as {"mtrain/loss_stc": scalar tensor, ..., "mtest/loss_triplet_mtest": scalar tensor}; none
+            while all that they would train is frozen
         """
         if not self.has_meta_step:
             raise UserError("a meta step needs a meta loader, and META.DATA.NAMES that names its data sets")
@@ -260,7 +264,9 @@ class SimpleTrainer(TrainerBase):
         self.scaler.scale(loss).backward(inputs=parameters)
         if not averaged:
             average_gradients(parameters)
-        if self.cfg.SOLVER.CHECK_FINITE and not self.scaler.is_enabled():  # the scaler leaves such updates out by itself
+        if (
+            self.cfg.SOLVER.CHECK_FINITE and not self.scaler.is_enabled()
+        ):  # the scaler leaves such updates out by itself
             self.check_gradients(trained)
         if any(not is_gate(name) for name in trained):
             self.scaler.step(self.optimizer_main)
@@ -297,13 +303,16 @@ class SimpleTrainer(TrainerBase):
             NonFiniteLossError: `SOLVER.CHECK_FINITE` asks for a look at each, and one is not finite.
         """
         losses = {name: loss.detach() for name, loss in losses.items()}
-        self.unread.append(UnreadLosses(self.iter, list(losses), torch.stack(list(losses.values())), batch["img_paths"]))
+        self.unread.append(
+            UnreadLosses(self.iter, list(losses), torch.stack(list(losses.values())), batch["img_paths"])
+        )
         if self.cfg.SOLVER.CHECK_FINITE:
             self.read_losses()
         return losses
 
     def read_losses(self) -> None:
-        """Put the losses of the steps since the last call into the storage: the only time the host waits for the device.
+        """Put the losses of the steps since the last call into the storage: the only time the host waits for the
+        device.
 
         Raises:
             NonFiniteLossError: one is not finite; the message has the iteration, the losses and the images.

@@ -1,7 +1,8 @@
 """Stochastic weight averaging: `SOLVER.SWA`.
 
 Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (UAI 2018, arXiv 1803.05407): after
-the usual schedule training goes on at a rate that does not settle, and the final model is the mean of models on the way.
+the usual schedule training goes on at a rate that does not settle, and the final model is the mean of models on the
+way.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from fastreid.engine.trainer_base import HookBase
-from fastreid.solver.trained_parameters import gate_parameters
 from fastreid.solver.lr_scheduler import half_cosine
+from fastreid.solver.trained_parameters import gate_parameters
 from fastreid.utils.checkpoint import checkpoint_name
 from fastreid.utils.errors import UserError
 
@@ -32,7 +33,8 @@ def require_plain_weights(content: dict[str, Any], start_iter: int, end: int) ->
     """Raise UserError if training would go on, to iteration `end`, with a checkpoint's averaged weights."""
     if content.get("weight_averaging", {}).get("in_model") and start_iter < end:
         raise UserError(
-            f"the checkpoint holds averaged weights, with which training cannot go on to iteration {end}: start from the "
+            f"the checkpoint holds averaged weights, with which training cannot go on to iteration {end}: start from "
+            "the "
             f"ones before, --num-pth {start_iter - 1}"
         )
 
@@ -75,7 +77,8 @@ class WeightAveraging(HookBase):
         last_taken = end - (end - self.start) % period
         if first > end or not self.models and first >= last_taken:
             raise UserError(
-                f"SOLVER.SWA takes a model after every {period} iterations from {self.start} to {end}, and this run is at "
+                f"SOLVER.SWA takes a model after every {period} iterations from {self.start} to {end}, and this run is "
+                "at "
                 f"iteration {first} already: raise SOLVER.SWA.ITER, or go on from an earlier checkpoint with --num-pth"
             )
 

@@ -51,11 +51,17 @@ class LogWriter(Writer):
         for group in ("base", "mtrain", "mtest"):
             losses = {k.split("/")[1]: v for k, v in means.items() if k.startswith(f"{group}/")}
             if losses:
-                parts.append(f"{group}: " + " ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in losses.items()))
+                parts.append(
+                    f"{group}: " + " ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in losses.items())
+                )
         parts += [f"{name} {means[name]:.2e}" for name in ("lr", "lr_gate", "inner_ratio") if name in means]
         if means.get("skipped_steps"):
             parts.append(f"skipped {means['skipped_steps']:.0f}")
-        parts += [f"{means['time']:.3f} s/iter", f"data {means['data_time']:.3f} s", f"mem {peak_memory_mb(trainer.device):.0f} MB"]
+        parts += [
+            f"{means['time']:.3f} s/iter",
+            f"data {means['data_time']:.3f} s",
+            f"mem {peak_memory_mb(trainer.device):.0f} MB",
+        ]
         logger.info("  ".join(parts))
 
 

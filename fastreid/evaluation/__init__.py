@@ -1,4 +1,5 @@
 """Evaluation of re-identification: distances, ranking measures and verification rates."""
+
 from fastreid.evaluation.cuhk03 import eval_cuhk03
 from fastreid.evaluation.distance import compute_distance, distance_blocks
 from fastreid.evaluation.query_expansion import average_query_expansion

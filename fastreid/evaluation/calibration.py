@@ -245,8 +245,8 @@ def calibrate(
 ) -> list[dict[str, Any]]:
     """Return the rows of `measure` from the features (N, D) of all images: the same for the same seed.
 
-    Either `fars` are wanted or thresholds `given`. More pairs are kept, in a further pass over the distances, where some
-    resample needs them.
+    Either `fars` are wanted or thresholds `given`. More pairs are kept, in a further pass over the distances, where
+    some resample needs them.
     """
     if bool(fars) == bool(given):
         raise ValueError("expected either wanted rates or given thresholds")

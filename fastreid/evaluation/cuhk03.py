@@ -3,6 +3,7 @@
 Li et al., "DeepReID: Deep Filter Pairing Neural Network for Person Re-identification" (CVPR 2014): the gallery holds
 one image of each identity, drawn at random, and the curve is the mean over several draws.
 """
+
 import numpy as np
 
 from fastreid.evaluation.rank import check_inputs, evaluate_rank

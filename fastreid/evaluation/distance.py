@@ -1,4 +1,5 @@
 """Distances between feature vectors, block by block of rows, in float32 on the features' device."""
+
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Test features: one forward for each image, those of a data set shared out among the processes."""
+
 from __future__ import annotations
 
 import logging
@@ -59,8 +60,8 @@ def own_share(items: Items) -> Items:
 def forward_batches(cfg, model: nn.Module, batches: Iterable[dict], total: int, name: str = "") -> Tensor:
     """Return the features (total, D) float32 on the CPU of batches that hold `total` images, by this process alone.
 
-    Model and options (`TEST.FLIP`) are those of a test, which is in float32 under `SOLVER.AMP` too. `name` stands beside
-    the progress bar.
+    Model and options (`TEST.FLIP`) are those of a test, which is in float32 under `SOLVER.AMP` too. `name` stands
+    beside the progress bar.
     """
     device = next(model.parameters()).device
     features, done = None, 0

@@ -1,4 +1,5 @@
 """Features on disk, and the fingerprint that tells whether they are still those of this model and these images."""
+
 from __future__ import annotations
 
 import hashlib

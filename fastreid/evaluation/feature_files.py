@@ -1,4 +1,5 @@
 """Features of any images in a file: `.npz` with `features` (N, D) float32 and `paths` (N,), and what they depend on."""
+
 from __future__ import annotations
 
 import logging

@@ -2,6 +2,7 @@
 
 Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation" (TPAMI 2018).
 """
+
 import torch
 
 from fastreid.evaluation.distance import distance_blocks, nearest

@@ -7,6 +7,7 @@ distance and, where distances are equal, by gallery index. Queries without a tru
 AP and CMC are those of Zheng et al., "Scalable Person Re-identification: A Benchmark" (ICCV 2015); INP is that of
 Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2021).
 """
+
 import functools
 import logging
 from dataclasses import dataclass

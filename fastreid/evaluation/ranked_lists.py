@@ -1,4 +1,5 @@
 """Ranked lists: for each query the nearest gallery images, right or wrong, as the measures of a retrieval see them."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """From a model and test sets to results."""
+
 from __future__ import annotations
 
 import logging
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastreid.data.datasets import Items, Split, TestSet
+from fastreid.evaluation.checked_sets import load_test_sets
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
 from fastreid.evaluation.open_set import open_set_rates, open_split
@@ -18,14 +20,7 @@ from fastreid.evaluation.query_expansion import average_query_expansion
 from fastreid.evaluation.rerank import re_ranking
 from fastreid.evaluation.result_files import QueryRow
 from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS, FPRS, Counts, Metrics, Results
-from fastreid.evaluation.streaming import (
-    FeatureDistances,
-    MatrixDistances,
-    Retrieval,
-    evaluate_blocks,
-    rows_per_block,
-)
-from fastreid.evaluation.checked_sets import load_test_sets
+from fastreid.evaluation.streaming import FeatureDistances, MatrixDistances, Retrieval, evaluate_blocks, rows_per_block
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes, process_rank
 
@@ -118,7 +113,9 @@ def evaluate_test_set(
         results.cmc[name].append(found.cmc)
         results.counts[name][split.name] = counts(found, test_set.items, split)
         if cfg.TEST.OPEN_SET.ENABLED:
-            results.open_set.setdefault(name, {})[split.name] = evaluate_open_set(cfg, features, test_set, split, device)
+            results.open_set.setdefault(name, {})[split.name] = evaluate_open_set(
+                cfg, features, test_set, split, device
+            )
         if cfg.TEST.PER_QUERY:
             results.queries.setdefault(name, []).extend(query_rows(found, test_set, split))
     warn_of_queries_left_out(name, results.counts[name])
@@ -136,9 +133,12 @@ def warn_of_queries_left_out(name: str, found: Mapping[str, Counts]) -> None:
     if without:
         queries = sum(counts.queries for counts in found.values())
         split = max(found, key=lambda split: found[split].without_match / found[split].queries)
-        most = f", the most in {split}, {found[split].without_match} of {found[split].queries}" if len(found) > 1 else ""
+        most = (
+            f", the most in {split}, {found[split].without_match} of {found[split].queries}" if len(found) > 1 else ""
+        )
         logger.warning(
-            f"{name}: {without:,} of {queries:,} queries have no match, a gallery image of the same identity from another "
+            f"{name}: {without:,} of {queries:,} queries have no match, a gallery image of the same identity from "
+            "another "
             f"camera{most}: they are left out of every number. Check identities and cameras of query and gallery"
         )
 
@@ -151,9 +151,7 @@ def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, devic
     return evaluate_blocks(distances, *labels, margins=cfg.TEST.PER_QUERY)
 
 
-def evaluate_open_set(
-    cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device
-) -> dict[str, float]:
+def evaluate_open_set(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> dict[str, float]:
     """Return the open-set figures of a split with some people taken out of its gallery: see TEST.OPEN_SET."""
     items, options = test_set.items, cfg.TEST.OPEN_SET
     # Before the distances, so that query expansion and re-ranking see nothing of those who are taken out.

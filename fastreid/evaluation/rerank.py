@@ -3,6 +3,7 @@
 Neighbourhoods are rows of sparse matrices, and distances among all images are computed block by block: the square
 matrix of all images is never held.
 """
+
 import logging
 
 import numpy as np

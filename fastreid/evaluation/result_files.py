@@ -1,4 +1,5 @@
 """Results for people: a workbook, a line for each query, and the CMC curves."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """The numbers of an evaluation, its table and its files."""
+
 from __future__ import annotations
 
 import math
@@ -125,7 +126,8 @@ class Results:
         """Write the results into a folder.
 
         `results.json` (all metrics in percent, null where undefined, with `about` beside them, and the images' counts),
-        `results.txt` (the table, and the counts), `results.xlsx`, `cmc.png`, and, for data sets with rows of queries, `per_query/<data set>.csv`.
+        `results.txt` (the table, and the counts), `results.xlsx`, `cmc.png`, and, for data sets with rows of queries,
+        `per_query/<data set>.csv`.
         """
         splits = {
             name: {split: _valid_json(row) for split, row in found.items()} for name, found in self.splits.items()

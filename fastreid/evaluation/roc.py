@@ -12,6 +12,7 @@ the highest TPR among the thresholds whose FPR is at most the target.
 Pairs of the same identity are few: they are sorted, and pairs of different identities are only counted against a few of
 them. Both functions equal their definitions by scikit-learn to the last bit.
 """
+
 import logging
 from collections.abc import Callable, Iterable, Iterator
 

@@ -1,4 +1,5 @@
 """The nearest gallery images of queries without identities: exactly, or through cells of faiss (extra `search`)."""
+
 from __future__ import annotations
 
 import hashlib

@@ -4,6 +4,7 @@ The first pass ranks the true matches and keeps the distances of the pairs of th
 second counts the other pairs against them for both families of verification rates. Distances that fit into one block
 are computed once for both passes.
 """
+
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial

@@ -8,7 +8,8 @@ compiles nothing again. Numbers that are not whole are constants, as arguments w
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton

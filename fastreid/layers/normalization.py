@@ -10,8 +10,8 @@ Shapes everywhere: x is (N, C, H, W); batch statistics are (C,), instance statis
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,9 @@ def synchronize_statistics(model: nn.Module, synchronize: bool = True) -> None:
 
 def running_statistics(model: nn.Module, only_training: bool = False) -> list[Tensor]:
     """Return the running means and variances of a model's batch normalization, or only of those in training mode."""
-    layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm) and (layer.training or not only_training)]
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, BatchNorm) and (layer.training or not only_training)
+    ]
     return [statistics for layer in layers for statistics in (layer.running_mean, layer.running_var)]
 
 
@@ -103,15 +105,7 @@ class BatchNorm(nn.BatchNorm2d):
             # Copies, not None: as many tensors are kept for the backward pass as in "general" mode, which activation
             # checkpointing counts on when it computes a map again without moving the statistics twice.
             running = [statistics.clone() for statistics in running]
-        out = F.batch_norm(
-            x,
-            *running,
-            self.weight,
-            self.bias,
-            self.uses_batch_stats,
-            self.momentum,
-            self.eps,
-        )
+        out = F.batch_norm(x, *running, self.weight, self.bias, self.uses_batch_stats, self.momentum, self.eps)
         return activate(out, activation, residual)
 
     def forward_by_moments(self, x: Tensor, activation: str | None = None, residual: Tensor | None = None) -> Tensor:

@@ -6,7 +6,8 @@ Shapes: x, y, residual, grad (N, C, H, W); mean, var, scale, shift (N, C), in fl
 from __future__ import annotations
 
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,10 +52,13 @@ def centre(x: Tensor, mean: Tensor | None) -> Tensor:
 
 def multiply_add(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor | None) -> Tensor:
     """Return scale * x + shift, in `out` if that is of the right type."""
-    return torch.addcmul(per_map(shift), x, per_map(scale), out=out if out is not None and out.dtype == x.dtype else None)
+    return torch.addcmul(
+        per_map(shift), x, per_map(scale), out=out if out is not None and out.dtype == x.dtype else None
+    )
 
 
-# The passes over whole maps. Each is one kernel when torch.compile has compiled it. Without a mean, x is centred already.
+# The passes over whole maps. Each is one kernel when torch.compile has compiled it. Without a mean, x is centred
+# already.
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +150,8 @@ def in_parts(function: Callable, gives_map: bool) -> Callable:
 
 
 def shares(kernels: Kernels, x: Tensor) -> bool:
-    """Tell whether the backward passes share what they need of a map: eagerly, on a GPU, where each function is a launch.
+    """Tell whether the backward passes share what they need of a map: eagerly, on a GPU, where each function is a
+    launch.
 
     On the CPU it is faster to compute it again in the cache.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import torch
 from torch import nn
@@ -17,8 +17,8 @@ from fastreid.utils.processes import num_processes
 def population_statistics(model: nn.Module) -> Iterator[dict[BatchNorm, Population]]:
     """Within, each batch normalization in training mode normalizes with the batch's statistics and adds them up.
 
-    Running statistics are left alone. With several processes a batch is all the processes' images, so that the result is
-    the same in all of them, and that of a single process. The layers' populations are filled while the model runs.
+    Running statistics are left alone. With several processes a batch is all the processes' images, so that the result
+    is the same in all of them, and that of a single process. The layers' populations are filled while the model runs.
     """
     layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.training]
     before = [layer.synchronize for layer in layers]
@@ -35,7 +35,8 @@ def population_statistics(model: nn.Module) -> Iterator[dict[BatchNorm, Populati
 
 @torch.no_grad()
 def take_population_statistics(populations: dict[BatchNorm, Population]) -> None:
-    """Make the running statistics of each layer those of its population; a layer that has seen nothing keeps its own."""
+    """Make the running statistics of each layer those of its population; a layer that has seen nothing keeps its
+    own."""
     for layer, population in populations.items():
         if population.count:
             layer.running_mean.copy_(population.mean)

@@ -9,8 +9,8 @@ Shapes: maps are (N, C, H, W), domains (N,), partners (N,) long, weights (N, 1).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import torch
 from torch import Tensor, nn

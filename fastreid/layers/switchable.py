@@ -30,7 +30,8 @@ class SwitchableNorm(BatchNorm):
         self._check_input_dim(x)
 
         def coefficients(inst_mean: Tensor, inst_var: Tensor) -> tuple[Tensor, Tensor]:
-            # Over channels what BN's are over images; not `pool`, whose variance not every exporter of PyTorch knows here.
+            # Over channels what BN's are over images; not `pool`, whose variance not every exporter of PyTorch knows
+            # here.
             layer_mean = inst_mean.mean(1, keepdim=True)
             layer_var = inst_var.mean(1, keepdim=True) + (inst_mean - layer_mean).square().mean(1, keepdim=True)
             batch = find_statistics(inst_mean, inst_var, x.shape[2] * x.shape[3], self.source())

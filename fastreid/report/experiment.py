@@ -1,17 +1,17 @@
 """The file of a table: configs that are trained with several seeds each, to be compared.
 
-    title: Normalization layers
-    output: logs/Table/ablation            # default: the file's path with configs -> logs, without suffix
-    seeds: [2020, 2021, 2022]
-    options: {SOLVER.MAX_ITER: 50}         # for every run
-    groups: {seen: [folder:a, folder:b], unseen: [ALL_GRID]}     # averages over test sets; default: all
-    gap: [seen, unseen]                    # a column for the first group less the second
-    metrics: [Rank-1, mAP]
-    rows:
-      - name: BN
-        config: configs/Ablation/BN.yml    # from the project's folder
-        options: {MODEL.NORM.TYPE_BACKBONE: BN}
-        published: {unseen: {Rank-1: 64.7, mAP: 72.3}, ALL_GRID: {Rank-1: 40.0}}
+title: Normalization layers
+output: logs/Table/ablation            # default: the file's path with configs -> logs, without suffix
+seeds: [2020, 2021, 2022]
+options: {SOLVER.MAX_ITER: 50}         # for every run
+groups: {seen: [folder:a, folder:b], unseen: [ALL_GRID]}     # averages over test sets; default: all
+gap: [seen, unseen]                    # a column for the first group less the second
+metrics: [Rank-1, mAP]
+rows:
+  - name: BN
+    config: configs/Ablation/BN.yml    # from the project's folder
+    options: {MODEL.NORM.TYPE_BACKBONE: BN}
+    published: {unseen: {Rank-1: 64.7, mAP: 72.3}, ALL_GRID: {Rank-1: 40.0}}
 """
 
 from __future__ import annotations
@@ -125,9 +125,7 @@ def read_experiment(
     return experiment
 
 
-def read_row(
-    path: Path, project: Path, entry: Any, number: int, common: dict[str, Any], words: Sequence[str]
-) -> Row:
+def read_row(path: Path, project: Path, entry: Any, number: int, common: dict[str, Any], words: Sequence[str]) -> Row:
     """Return one row of the file `path`, its config merged with the common options, its own, and `words`."""
     where = f"{path}: row {number}"
     if not isinstance(entry, dict):
@@ -137,7 +135,8 @@ def read_row(
     folder = folder_name(name) if isinstance(name, str) and len(name.splitlines()) == 1 else ""
     if not folder or len(folder) > LONGEST_NAME:
         raise UserError(
-            f"{where}: name must be one line with a letter or digit, of at most {LONGEST_NAME} characters; found {name!r}"
+            f"{where}: name must be one line with a letter or digit, of at most {LONGEST_NAME} characters; found "
+            f"{name!r}"
         )
     if not isinstance(config, str):
         raise UserError(f"{where}: config must be the path of a file, from {project}; found {config!r}")
@@ -168,7 +167,9 @@ def check_names(experiment: Experiment) -> None:
     for row in experiment.rows:
         folder = row.folder.lower()  # some file systems do not tell upper from lower case
         if folder in folders:
-            raise UserError(f"{path}: the rows {folders[folder]!r} and {row.name!r} have one folder, {row.folder}: rename one")
+            raise UserError(
+                f"{path}: the rows {folders[folder]!r} and {row.name!r} have one folder, {row.folder}: rename one"
+            )
         folders[folder] = row.name
     unknown = [name for name in experiment.metrics if name not in KNOWN_METRICS]
     if unknown or not experiment.metrics:

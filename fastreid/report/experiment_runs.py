@@ -21,10 +21,10 @@ from fastreid.engine.stopping import StopSignals
 from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.comparison import config_differences, show
 from fastreid.report.experiment import Experiment, Row
+from fastreid.report.plots import Records
 from fastreid.report.runs import CONFIG, RESULTS, Run, read_run
 from fastreid.utils.checkpoint import NUMBERED, last_checkpoint
 from fastreid.utils.errors import Stopped, UserError
-from fastreid.report.plots import Records
 
 logger = logging.getLogger(__name__)
 

@@ -9,18 +9,30 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first: servers have no screen
-import seaborn as sns  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.text import Text  # noqa: E402
-from matplotlib.ticker import LogFormatter  # noqa: E402
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
-from fastreid.utils.files import atomic_path  # noqa: E402
-from fastreid.utils.fonts import drawable, fallback_families  # noqa: E402
+from fastreid.utils.files import atomic_path
+from fastreid.utils.fonts import drawable, fallback_families
 
-__all__ = ["BLACK", "GREY", "MARKERS", "PALETTE", "SEQUENTIAL", "panel_grid", "plt", "save_figure", "short",
-           "style_of_line", "use_log_scale", "use_style"]
+__all__ = [
+    "BLACK",
+    "GREY",
+    "MARKERS",
+    "PALETTE",
+    "SEQUENTIAL",
+    "panel_grid",
+    "plt",
+    "save_figure",
+    "short",
+    "style_of_line",
+    "use_log_scale",
+    "use_style",
+]
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color), yellow last: it is the palest on white.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fastreid.report.figures import PALETTE, SEQUENTIAL, panel_grid, plt, save_figure, use_style
-from fastreid.utils.files import write_csv
 from fastreid.report.gate_history import EDGES, GateHistory
+from fastreid.utils.files import write_csv
 
 MOST_TICKS = 30  # layers beyond which not every one is named beside an axis
 COLUMNS = 6

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from fastreid.report.charts import Series, line_chart, number
-from fastreid.report.html import attributes, element, swatch, text
-from fastreid.report.runs import Run
-from fastreid.utils.errors import UserError
 from fastreid.report.figures import SEQUENTIAL
 from fastreid.report.gate_history import read_gates
+from fastreid.report.html import attributes, element, swatch, text
 from fastreid.report.plots import Records
+from fastreid.report.runs import Run
+from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _colour_bar(low: float) -> str:
     x, y = LEFT + (WIDTH - LEFT - 12 - BAR_WIDTH) / 2, HEIGHT - 16
     ramp = {"href": _png(np.linspace(low, 1, 64)[None], low), "x": x, "y": y, "width": BAR_WIDTH, "height": 8}
     return (
-        f'<image {attributes({**ramp, "preserveAspectRatio": "none"})}/>'
+        f"<image {attributes({**ramp, 'preserveAspectRatio': 'none'})}/>"
         f'<text x="{x - 5}" y="{y + 8}" text-anchor="end">IN {low:.2f}</text>'
         f'<text x="{x + BAR_WIDTH + 5}" y="{y + 8}">1 BN</text>'
     )

@@ -15,10 +15,10 @@ from fastreid.report.comparison import ALL_SETS
 from fastreid.report.gates import gate_charts
 from fastreid.report.html import element, swatch, text
 from fastreid.report.paired import differences_section
+from fastreid.report.plots import series
 from fastreid.report.query_cards import QueryLists, queries_section
 from fastreid.report.runs import Run
 from fastreid.report.tables import configs_section, results_section
-from fastreid.report.plots import series
 
 RATES = {"lr": "Learning rate", "lr_gate": "Learning rate of the gates", "inner_ratio": "Inner ratio"}
 NO_LISTS = '<p class="note">The page was made without ranked lists (--no-images).</p>'

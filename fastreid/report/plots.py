@@ -7,7 +7,6 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from fastreid.utils.errors import UserError
 from fastreid.report.figures import (
     BLACK,
     MARKERS,
@@ -19,6 +18,7 @@ from fastreid.report.figures import (
     use_log_scale,
     use_style,
 )
+from fastreid.utils.errors import UserError
 
 Records = list[dict[str, float]]
 AVERAGE = "all_average"

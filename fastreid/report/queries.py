@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from fastreid.analysis.activation import activation_maps, overlay
 from fastreid.config import CfgNode
 from fastreid.data.build import load_test_set
 from fastreid.data.decode import read_image
 from fastreid.engine.defaults import build_from_checkpoint
-from fastreid.analysis.activation import activation_maps, overlay
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists
 from fastreid.evaluation.reid_evaluation import split_distances
@@ -44,7 +44,8 @@ class QueryCard:
 
 @dataclass
 class QuerySet:
-    """The queries of one data set that a page shows; `queries` is how many its split has, `unmatched` without a match."""
+    """The queries of one data set that a page shows; `queries` is how many its split has, `unmatched` without a
+    match."""
 
     data_set: str
     split: str

@@ -113,4 +113,4 @@ def _picture(path: str, about: str, thumbnails: Thumbnails, heat: np.ndarray | N
     if found is None:
         return f'<span class="left-out" role="img" aria-label="{text(about)} (picture left out)">left out</span>'
     uri, width, height = found
-    return f'<img {attributes({"src": uri, "alt": about, "width": width, "height": height, "decoding": "async"})}>'
+    return f"<img {attributes({'src': uri, 'alt': about, 'width': width, 'height': height, 'decoding': 'async'})}>"

@@ -82,11 +82,13 @@ def parse_table(lines: list[str]) -> Rows:
     if len(cells) < 3 or cells[0][0] != "Datasets":
         return {}
     names = cells[0][1:]
-    return with_averages({
-        row[0]: {name: percentage(text) for name, text in zip(names, row[1:])}
-        for row in cells[2:]
-        if len(row) == len(names) + 1
-    })
+    return with_averages(
+        {
+            row[0]: {name: percentage(text) for name, text in zip(names, row[1:])}
+            for row in cells[2:]
+            if len(row) == len(names) + 1
+        }
+    )
 
 
 def with_averages(rows: Rows) -> Rows:

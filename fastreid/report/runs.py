@@ -13,10 +13,10 @@ from typing import Any
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.evaluation.results import ALL_AVERAGE
+from fastreid.report.plots import Records, read_metrics
 from fastreid.report.run_log import Evaluation, Rows, parse_log, with_averages
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import walk_folders
-from fastreid.report.plots import Records, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,9 @@ def find_runs(root: Path) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"no folder {root}: give the folder that holds the runs' output folders, such as logs")
     found = walk_folders(root)
-    return sorted(folder for folder, names in found if any((folder / name).is_file() for name in {*RUN_FILES} & {*names}))
+    return sorted(
+        folder for folder, names in found if any((folder / name).is_file() for name in {*RUN_FILES} & {*names})
+    )
 
 
 def read_run(folder: Path, name: str = "") -> Run:
@@ -171,10 +173,12 @@ def _read_results(run: Run, path: Path) -> None:
     """Let the last evaluation be that of results.json, which has all metrics with all digits."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        rows = with_averages({
-            row: {key: math.nan if value is None else float(value) for key, value in metrics.items()}
-            for row, metrics in content.pop("results").items()
-        })
+        rows = with_averages(
+            {
+                row: {key: math.nan if value is None else float(value) for key, value in metrics.items()}
+                for row, metrics in content.pop("results").items()
+            }
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path} does not hold results ({type(error).__name__}: {error})") from error
     about = {key: value for key, value in content.items() if key not in ("splits", "cmc", "counts")}

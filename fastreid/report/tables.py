@@ -80,7 +80,7 @@ def configs_section(runs: Sequence[Run], base: CfgNode, base_name: str) -> str:
             title = f'<tr><th scope="rowgroup" colspan="{len(header)}">{name}</th></tr>'
             bodies.append(f'<tbody class="group">{title}{"".join(rows)}</tbody>')
         elif rows:
-            bodies.append(f'<tbody>{"".join(rows)}</tbody>')
+            bodies.append(f"<tbody>{''.join(rows)}</tbody>")
     note = f"{len(differences)} options differ from {text(base_name)}; what differs is marked."
     return f'<p class="note">{note}</p><div class="config">{table(header, bodies, "Options that differ")}</div>'
 

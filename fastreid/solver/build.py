@@ -8,6 +8,7 @@ from torch import nn
 from fastreid.solver.sgd import MergedSGD
 from fastreid.solver.trained_parameters import gate_parameters, main_parameters
 
+
 def build_optimizer(cfg, model: nn.Module, which: str) -> torch.optim.Optimizer | None:
     """Return the SGD optimizer called `which`, whose state has one group per parameter as published checkpoints do.
 

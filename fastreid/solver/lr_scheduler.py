@@ -80,14 +80,17 @@ class WarmupMultiStepLR(WarmupLR):
 
 
 class WarmupCosineAnnealingLR(WarmupLR):
-    """Hold the rate for `delay_iters` iterations, then let it fall to `eta_min_lr` along half a cosine until `max_iters`.
+    """Hold the rate for `delay_iters` iterations, then let it fall to `eta_min_lr` along half a cosine until
+    `max_iters`.
 
     There it stays, in iterations that come after those.
     """
 
     def __init__(self, optimizer: MergedSGD, max_iters: int, delay_iters: int, eta_min_lr: float, **warmup):
         if delay_iters >= max_iters:
-            raise UserError(f"SOLVER.DELAY_ITERS must be below SOLVER.MAX_ITER; found {delay_iters} and {max_iters} iterations")
+            raise UserError(
+                f"SOLVER.DELAY_ITERS must be below SOLVER.MAX_ITER; found {delay_iters} and {max_iters} iterations"
+            )
         self.max_iters, self.delay_iters, self.eta_min_lr = max_iters, delay_iters, eta_min_lr
         super().__init__(optimizer, **warmup)
 
@@ -109,7 +112,8 @@ class ConstantLR(WarmupLR):
 
 
 class TriangularLR(Schedule):
-    """A triangular cycle (Smith, arXiv 1506.01186) between two rates, which rises for half of its `period` iterations."""
+    """A triangular cycle (Smith, arXiv 1506.01186) between two rates, which rises for half of its `period`
+    iterations."""
 
     def __init__(self, optimizer: MergedSGD, period: int, low: float, high: float):
         self.period, self.low, self.high = period, low, high
@@ -121,13 +125,15 @@ class TriangularLR(Schedule):
 
 
 def triangle(step: int, period: int, up_ratio: float) -> float:
-    """Return the height in 0..1 of a triangular wave at `step`; it starts at 0 and rises for int(up_ratio x period) steps."""
+    """Return the height in 0..1 of a triangular wave at `step`; it starts at 0 and rises for int(up_ratio x period)
+    steps."""
     position, top = step % period, int(up_ratio * period)
     return position / top if position < top else (period - position) / (period - top)
 
 
 def cycle_period(iters_per_epoch: int, per_epoch: float, option: str) -> int:
-    """Return the steps in one period of a cycle that is gone through `per_epoch` (`option`) times an epoch, at least 2."""
+    """Return the steps in one period of a cycle that is gone through `per_epoch` (`option`) times an epoch, at least
+    2."""
     if per_epoch <= 0 or iters_per_epoch <= 0:
         raise UserError(
             f"a cycle needs SOLVER.ITERS_PER_EPOCH and {option} above 0; found {iters_per_epoch} and {per_epoch}"
@@ -173,8 +179,9 @@ class InnerRatio:
 def build_lr_scheduler(cfg, optimizer: MergedSGD, which: str) -> LRScheduler:
     """Return the schedule of the optimizer called `which`, "main" or "norm".
 
-    `SOLVER.SCHED` is the main one. `SOLVER.NORM_SCHEDULER` is the gates': "equal" is constant, "same" the main schedule,
-    "no_warm" the same without warm-up, "cyclic" a triangle between `SOLVER.CYCLIC_MIN_LR` and `CYCLIC_MAX_LR`. Iterations, not epochs, are expected in `cfg`.
+    `SOLVER.SCHED` is the main one. `SOLVER.NORM_SCHEDULER` is the gates': "equal" is constant, "same" the main
+    schedule, "no_warm" the same without warm-up, "cyclic" a triangle between `SOLVER.CYCLIC_MIN_LR` and
+    `CYCLIC_MAX_LR`. Iterations, not epochs, are expected in `cfg`.
     """
     solver = cfg.SOLVER
     warmup = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +56,8 @@ class MergedSGD(torch.optim.SGD):
     def _give_momentum(self, parameters: list[nn.Parameter]) -> None:
         """Let parameters whose momentum begins now begin with zero.
 
-        The fused step expects momentum of all parameters of a group or of none: with freezing some begin later. And where
-        it makes them itself, it leaves them unset if the gradient scaler leaves this step out.
+        The fused step expects momentum of all parameters of a group or of none: with freezing some begin later. And
+        where it makes them itself, it leaves them unset if the gradient scaler leaves this step out.
         """
         for parameter in parameters:
             if self.state.get(parameter, {}).get("momentum_buffer") is None:
@@ -92,7 +93,8 @@ class MergedSGD(torch.optim.SGD):
                     values[entry] = laid_out_as(parameter, value)
 
     def without_momentum(self, name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Return a state with one group per parameter without that of the parameter `name`, whose momentum then begins."""
+        """Return a state with one group per parameter without that of the parameter `name`, whose momentum then
+        begins."""
         left_out = self.names.index(name) if name in self.names else None
         return {**state_dict, "state": {i: values for i, values in state_dict["state"].items() if i != left_out}}
 

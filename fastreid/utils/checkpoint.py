@@ -1,4 +1,5 @@
-"""Checkpoints: `model_0099999.pth` = {model, optimizer_main, scheduler_main, optimizer_norm, scheduler_norm, iteration}.
+"""Checkpoints: `model_0099999.pth` = {model, optimizer_main, scheduler_main, optimizer_norm, scheduler_norm,
+iteration}.
 
 Beside these published entries, this program's hold the config as text, and whatever else moves during a run: a
 training run's are listed by `ResumableTrainer.checkpoint_entries`.
@@ -92,7 +93,8 @@ class Checkpointer:
                 (self.folder / name).unlink(missing_ok=True)
 
     def load(self, path: Path, trust: bool = False) -> None:
-        """Start from the weights of a checkpoint; the classifier starts anew if it has none, or one of other identities."""
+        """Start from the weights of a checkpoint; the classifier starts anew if it has none, or one of other
+        identities."""
         content = read_checkpoint(path, trust)
         found, own = (classifier_shape(weights) for weights in (content["model"], self.model.state_dict()))
         if found != own or self.other_identities(content):
@@ -115,11 +117,14 @@ class Checkpointer:
         found = content["model"].get(CLASSIFIER)
         why = "has no classifier"
         if found is not None:
-            why = f"has a classifier of other identities, or numbers them differently ({len(found)} there, {len(own)} here)"
+            counts = f"{len(found)} there, {len(own)} here"
+            why = f"has a classifier of other identities, or numbers them differently ({counts})"
         logger.warning(f"{path} {why}: the classifier and its momentum start anew")
         content = {**content, "model": {**content["model"], CLASSIFIER: own}}
         if "optimizer_main" in content and "optimizer_main" in self.objects:
-            content["optimizer_main"] = self.objects["optimizer_main"].without_momentum(CLASSIFIER, content["optimizer_main"])
+            content["optimizer_main"] = self.objects["optimizer_main"].without_momentum(
+                CLASSIFIER, content["optimizer_main"]
+            )
         return content
 
     def resume(self, path: Path) -> int:
@@ -133,7 +138,9 @@ class Checkpointer:
             UserError: it is of another architecture or config, or holds no iteration.
         """
         if not isinstance(content.get("iteration"), int):
-            raise UserError(f"{path} holds no iteration, so it is no run to resume: start from it with MODEL.WEIGHTS {path}")
+            raise UserError(
+                f"{path} holds no iteration, so it is no run to resume: start from it with MODEL.WEIGHTS {path}"
+            )
         if self.other_identities(content):
             content = self.with_new_classifier(path, content)
         load_weights(self.model, content["model"], path)
@@ -143,7 +150,14 @@ class Checkpointer:
                 continue
             try:
                 thing.load_state_dict(content[entry])
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:  # a foreign state
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                IndexError,
+                RuntimeError,
+            ) as error:  # a foreign state
                 raise UserError(
                     f"{path}: its {entry} does not fit this model and config ({error}): resume with the config it was "
                     "made with"
@@ -179,7 +193,9 @@ def last_checkpoint(folder: Path) -> Path | None:
         return folder / name
     problem = f"names {name}, which is not there" if name else "is empty"
     others = checkpoint_names(folder)
-    found = f"found {', '.join(others)}: write the one to use into {marker}" if others else f"remove {marker} to start anew"
+    found = (
+        f"found {', '.join(others)}: write the one to use into {marker}" if others else f"remove {marker} to start anew"
+    )
     raise UserError(f"{marker} {problem}; {found}")
 
 
@@ -242,7 +258,9 @@ def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
         UserError: the file is missing, damaged (DamagedFileError), or holds anything but tensors and plain values.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}: check the path, or train first (the README says where trained models go)")
+        raise UserError(
+            f"no checkpoint {path}: check the path, or train first (the README says where trained models go)"
+        )
     content = load_tensors(path, trust)
     weights = named_tensors(content)
     if weights is None:
@@ -253,7 +271,8 @@ def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Load every tensor of `weights` into the model.
 
-    The counters `num_batches_tracked`, on which no feature depends, may be missing, as in files of PyTorch before 0.4.1.
+    The counters `num_batches_tracked`, on which no feature depends, may be missing, as in files of PyTorch before
+    0.4.1.
 
     Raises:
         UserError: a tensor is missing, left over or of another shape, so the file is of another architecture.

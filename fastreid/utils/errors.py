@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Callable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130

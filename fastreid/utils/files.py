@@ -11,10 +11,11 @@ import shutil
 import stat
 import uuid
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from fastreid.utils.errors import UserError
 from fastreid.utils.text import spreadsheet_text
@@ -68,7 +69,9 @@ def open_own(path: Path, flags: int) -> int:
         UserError: it is a link, has a second name, or is no regular file.
         OSError: it cannot be opened.
     """
-    refused = UserError(f"{path} is a link, or no file of one name: it is not written to, as others may have put it there; remove it")
+    refused = UserError(
+        f"{path} is a link, or no file of one name: it is not written to, as others may have put it there; remove it"
+    )
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o644)
     except OSError as error:
@@ -86,7 +89,9 @@ def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
     """Raise UserError if the file that a command will write is one that it reads, by whatever name."""
     for path in inputs:
         if output.exists() and path.exists() and output.samefile(path):
-            raise UserError(f"--output {output} is {path}, which this command reads and would replace: choose another name")
+            raise UserError(
+                f"--output {output} is {path}, which this command reads and would replace: choose another name"
+            )
 
 
 def require_folder(output: Path) -> None:
@@ -120,7 +125,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     existing = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < len(data):
-        raise UserError(f"cannot write {path}: it needs {needed}, and {free / 2**20:,.1f} MB are free: make space and --resume")
+        raise UserError(
+            f"cannot write {path}: it needs {needed}, and {free / 2**20:,.1f} MB are free: make space and --resume"
+        )
     with atomic_path(path, durable=True) as temporary:
         try:
             temporary.write_bytes(data)
@@ -159,7 +166,8 @@ def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]])
 
 
 def home_path(text: str) -> Path:
-    """Return a path of a command line, ~ standing for the home folder: shells leave it in --option=~/x and in quotes."""
+    """Return a path of a command line, ~ standing for the home folder: shells leave it in --option=~/x and in
+    quotes."""
     return Path(text).expanduser()
 
 

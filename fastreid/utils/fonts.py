@@ -15,7 +15,14 @@ OWN = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 # Families of Linux distributions, macOS and Windows with letters that the font above lacks.
 FALLBACKS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR"),
-    *("Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAGothic", "NanumGothic"),
+    *(
+        "Source Han Sans SC",
+        "WenQuanYi Zen Hei",
+        "WenQuanYi Micro Hei",
+        "Droid Sans Fallback",
+        "IPAGothic",
+        "NanumGothic",
+    ),
     *("PingFang SC", "Heiti SC", "Hiragino Sans", "Apple SD Gothic Neo", "Thonburi", "Arial Unicode MS"),
     *("Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Leelawadee UI", "Nirmala UI"),
     *("Noto Sans Devanagari", "Lohit Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai"),
@@ -33,7 +40,10 @@ def fallback_families() -> tuple[str, ...]:
 @cache
 def font_files() -> tuple[str, ...]:
     """Return the files of matplotlib's own font and of the fallbacks."""
-    return (str(OWN), *(font_manager.findfont(font_manager.FontProperties(family=[name])) for name in fallback_families()))
+    return (
+        str(OWN),
+        *(font_manager.findfont(font_manager.FontProperties(family=[name])) for name in fallback_families()),
+    )
 
 
 @cache

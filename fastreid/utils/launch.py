@@ -1,8 +1,8 @@
 """Starting the processes of a run: one for each GPU, on one machine or several.
 
-The processes of a machine are watched by the one that started them: when one of them fails, or is killed, all are ended,
-and the first failure is what the user sees; `--max-restarts` starts them again. Processes that torchrun (or another
-launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT) has started only join each other.
+The processes of a machine are watched by the one that started them: when one of them fails, or is killed, all are
+ended, and the first failure is what the user sees; `--max-restarts` starts them again. Processes that torchrun (or
+another launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT) has started only join each other.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Callable
 
 import torch
 import torch.distributed as dist
@@ -35,11 +35,18 @@ _meeting_point: dist.TCPStore | None = None  # of this process, if `launch` has 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say how many processes a run has, and where they meet."""
     group = parser.add_argument_group("several processes (not with torchrun, which has arguments of its own)")
-    group.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine, one for each GPU")
-    group.add_argument("--num-machines", type=int, default=1, metavar="M", help="machines, each of which runs this command")
+    group.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="processes on this machine, one for each GPU"
+    )
+    group.add_argument(
+        "--num-machines", type=int, default=1, metavar="M", help="machines, each of which runs this command"
+    )
     group.add_argument("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
     group.add_argument(
-        "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0; auto: a free port, for one machine"
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="tcp://HOST:PORT of machine 0; auto: a free port, for one machine",
     )
     group.add_argument(
         "--max-restarts", type=int, default=0, metavar="N", help="start lost processes again, from the last checkpoint"
@@ -100,7 +107,8 @@ def started_by_launcher() -> bool:
     missing = [name for name in LAUNCHER_VARIABLES if name not in found]
     if missing:
         raise UserError(
-            f"the environment has {', '.join(found)} but not {', '.join(missing)}: start the command with torchrun, which "
+            f"the environment has {', '.join(found)} but not {', '.join(missing)}: start the command with torchrun, "
+            "which "
             "sets them all, or unset them"
         )
     return True
@@ -111,8 +119,10 @@ def check_launcher(args: argparse.Namespace) -> None:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", args.num_gpus))
     if args.num_gpus not in (1, local) or args.num_machines != 1 or args.dist_url != "auto" or args.max_restarts:
         raise UserError(
-            f"torchrun has started {local} process(es) on this machine: leave --num-gpus, --num-machines, --machine-rank, "
-            "--dist-url and --max-restarts out, and give torchrun --nproc-per-node, --nnodes, --node-rank, --master-addr "
+            f"torchrun has started {local} process(es) on this machine: leave --num-gpus, --num-machines, "
+            "--machine-rank, "
+            "--dist-url and --max-restarts out, and give torchrun --nproc-per-node, --nnodes, --node-rank, "
+            "--master-addr "
             "and --max-restarts (with --resume here)"
         )
 
@@ -124,12 +134,15 @@ def meeting_point(args: argparse.Namespace) -> tuple[str, int]:
         UserError: the arguments are out of range or contradict each other.
     """
     if args.num_gpus < 1 or args.num_machines < 1:
-        raise UserError(f"--num-gpus and --num-machines must be at least 1; found {args.num_gpus} and {args.num_machines}")
+        raise UserError(
+            f"--num-gpus and --num-machines must be at least 1; found {args.num_gpus} and {args.num_machines}"
+        )
     if args.max_restarts < 0:
         raise UserError(f"--max-restarts must be at least 0; found {args.max_restarts}")
     if not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
-            f"--machine-rank must be from 0 to {args.num_machines - 1}, as there are {args.num_machines} machine(s); found "
+            f"--machine-rank must be from 0 to {args.num_machines - 1}, as there are {args.num_machines} machine(s); "
+            "found "
             f"{args.machine_rank}"
         )
     if args.dist_url == "auto":
@@ -196,7 +209,8 @@ def reach_store(host: str, port: int) -> dist.TCPStore:
         return dist.TCPStore(host, port, None, False, timedelta(minutes=MEETING_MINUTES))
     except dist.DistError as error:
         raise UserError(
-            f"no answer from tcp://{host}:{port} in {MEETING_MINUTES} minutes: start the command on machine 0 too, and check "
+            f"no answer from tcp://{host}:{port} in {MEETING_MINUTES} minutes: start the command on machine 0 too, and "
+            "check "
             "the address of --dist-url and the firewall"
         ) from error
 
@@ -220,12 +234,15 @@ def meet(store: dist.Store, rank: int, world: int) -> None:
         UserError: some have not come, or two have the same number.
     """
     if store.add(f"here/{rank}", 1) > 1:
-        raise UserError(f"two processes have number {rank}: give each machine its own --machine-rank, and a run its own port")
+        raise UserError(
+            f"two processes have number {rank}: give each machine its own --machine-rank, and a run its own port"
+        )
     try:
         store.wait([f"here/{other}" for other in range(world)], timedelta(minutes=MEETING_MINUTES))
     except dist.DistError as error:
         missing = [other for other in range(world) if not store.check([f"here/{other}"])]
         raise UserError(
-            f"processes {', '.join(map(str, missing))} of {world} have not come in {MEETING_MINUTES} minutes: start the "
+            f"processes {', '.join(map(str, missing))} of {world} have not come in {MEETING_MINUTES} minutes: start "
+            "the "
             "command on every machine, with the same --num-gpus, --num-machines and --dist-url"
         ) from error

@@ -8,9 +8,9 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import open_own
@@ -44,8 +44,8 @@ def take_lock(path: Path, patience: float) -> int:
     """Take a lock and return its file descriptor, which holds it until it is closed.
 
     Processes that inherit the descriptor hold the lock too, until they end: the system gives it back, so that no stale
-    lock is left by processes that were killed, on this machine or, where the file system is shared, on another. The file,
-    which stays, holds the holder's process id and machine.
+    lock is left by processes that were killed, on this machine or, where the file system is shared, on another. The
+    file, which stays, holds the holder's process id and machine.
 
     Args:
         patience: seconds to wait for the children of a holder that is gone, which are about to end.
@@ -84,13 +84,16 @@ def acquire(descriptor: int, path: Path, patience: float) -> None:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            logger.warning(f"{path.parent} is on a file system without locks: see to it that nothing else writes into it")
+            logger.warning(
+                f"{path.parent} is on a file system without locks: see to it that nothing else writes into it"
+            )
             return
         elsewhere = machine not in ("", platform.node())
         if elsewhere or is_alive(holder) or time.monotonic() - since > patience:
             where = f" on {machine}" if elsewhere else ""
             raise UserError(
-                f"{path.parent} is in use by process {holder or 'unknown'}{where}, or by one that it started: wait for its "
+                f"{path.parent} is in use by process {holder or 'unknown'}{where}, or by one that it started: wait for "
+                "its "
                 "end, or stop it, or choose another folder"
             )
         if not told:

@@ -36,7 +36,8 @@ class ConsoleFormatter(logging.Formatter):
 
 
 def show_any_name(stream: TextIO) -> None:
-    """Let a console show names that it cannot encode, of other bytes than UTF-8 or letters than its own, with escapes."""
+    """Let a console show names that it cannot encode, of other bytes than UTF-8 or letters than its own, with
+    escapes."""
     if isinstance(stream, io.TextIOWrapper):  # not one that a test or a notebook put in its place
         stream.reconfigure(errors="backslashreplace")
 
@@ -85,6 +86,8 @@ def setup_logger(folder: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         file = LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise UserError(f"cannot write to the output folder {folder} ({error.strerror}): choose another OUTPUT_DIR") from error
+        raise UserError(
+            f"cannot write to the output folder {folder} ({error.strerror}): choose another OUTPUT_DIR"
+        ) from error
     file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
     logger.addHandler(file)

@@ -52,7 +52,8 @@ class RandomStates:
         rank = process_rank()
         if rank >= len(states):
             logger.warning(
-                f"process {rank}: the checkpoint is of a run in {len(states)} process(es), random numbers start anew here"
+                f"process {rank}: the checkpoint is of a run in {len(states)} process(es), random numbers start anew "
+                "here"
             )
             self.seed_anew(rank)
             return

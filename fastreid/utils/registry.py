@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from fastreid.utils.errors import UserError
 
@@ -46,7 +46,9 @@ class Registry:
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.0)
             hint = f"; the nearest is {near[0]}" if near else ""
-            raise UserError(f"{self.option}: no {self.kind} is called {name!r}{hint} (known: {', '.join(self._entries)})")
+            raise UserError(
+                f"{self.option}: no {self.kind} is called {name!r}{hint} (known: {', '.join(self._entries)})"
+            )
         return self._entries[name]
 
     def __contains__(self, name: str) -> bool:

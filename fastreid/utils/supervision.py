@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 from fastreid.utils.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Stopped, UserError
 
@@ -176,7 +177,8 @@ class Supervisor:
         if child.status < 0:
             how = f"was killed by {signal.Signals(-child.status).name}"
         return (
-            f"process {rank} (pid {child.process.pid}) {how}, so the run was ended. A machine that runs out of memory kills "
+            f"process {rank} (pid {child.process.pid}) {how}, so the run was ended. A machine that runs out of memory "
+            "kills "
             "processes like this. --resume goes on from the last checkpoint"
         )
 

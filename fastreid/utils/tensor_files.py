@@ -42,9 +42,13 @@ def load_tensors(path: Path, trust: bool = False) -> Any:
         found = foreign_content(path, error)
         if found is None:
             raise damaged(path, error) from error
-        advice = "it needs a package or a version that is not installed" if trust else (
-            "so it may be hostile: reading it could run any code. If you trust where it comes from, add "
-            "--trust-checkpoint, or save its tensors anew"
+        advice = (
+            "it needs a package or a version that is not installed"
+            if trust
+            else (
+                "so it may be hostile: reading it could run any code. If you trust where it comes from, add "
+                "--trust-checkpoint, or save its tensors anew"
+            )
         )
         raise UserError(f"{path} is refused: it holds {found}, not only tensors and plain values, {advice}") from error
 
@@ -52,7 +56,8 @@ def load_tensors(path: Path, trust: bool = False) -> Any:
 def damaged(path: Path, error: Exception) -> DamagedFileError:
     """Return the error that calls a file damaged."""
     return DamagedFileError(
-        f"{path} is damaged, or not a PyTorch file of tensors and plain values ({type(error).__name__}): use another file"
+        f"{path} is damaged, or not a PyTorch file of tensors and plain values ({type(error).__name__}): use another "
+        "file"
     )
 
 
@@ -72,8 +77,8 @@ def check_sums(path: Path) -> None:
 def foreign_content(path: Path, error: Exception) -> str | None:
     """Return what a file holds that PyTorch could not read; None if it is damaged instead.
 
-    A file is not damaged if its check sums are right. One of PyTorch before 1.6, which has none, is not if its pickle is
-    whole and the unpickler itself gave up.
+    A file is not damaged if its check sums are right. One of PyTorch before 1.6, which has none, is not if its pickle
+    is whole and the unpickler itself gave up.
     """
     message = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())  # without PyTorch's own advice
     if zipfile.is_zipfile(path):

@@ -20,7 +20,13 @@ def escape(char: str) -> str:
     if "\udc80" <= char <= "\udcff":
         return f"\\x{ord(char) - 0xDC00:02x}"
     code = ord(char)
-    return char.encode("unicode_escape").decode() if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        char.encode("unicode_escape").decode()
+        if code < 0x80
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
 
 
 def file_part(text: str) -> str:
@@ -31,8 +37,8 @@ def file_part(text: str) -> str:
 def spreadsheet_text(text: str, sign: str = "'") -> str:
     """Return a text that a spreadsheet will not take for a formula: `sign` stands before one that begins like it.
 
-    A number stays a number. The sign may be "./", which leaves a relative path the path that it is. NUL, which Python 3.10
-    writes into no CSV file, is escaped.
+    A number stays a number. The sign may be "./", which leaves a relative path the path that it is. NUL, which Python
+    3.10 writes into no CSV file, is escaped.
     """
     text = text.replace("\0", "\\x00")
     return text if not text.startswith(FORMULA_SIGNS) or is_number(text) else sign + text

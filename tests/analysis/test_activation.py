@@ -1,13 +1,14 @@
 """Where a model looks: maps against direct computations, and how they are drawn."""
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+from fastreid.analysis.activation import activation_maps, overlay, scaled
 from fastreid.data.build import load_test_set
 from fastreid.data.decode import read_image
-from fastreid.analysis.activation import activation_maps, overlay, scaled
 
 
 class TilesModel(nn.Module):

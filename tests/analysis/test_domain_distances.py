@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastreid.data.datasets import Items
 from fastreid.analysis.domain_distances import domain_distances, groups, save_domain_distances
 from fastreid.analysis.samples import SOURCE, TARGET, Sample
+from fastreid.data.datasets import Items
 
 
 def make_sample(name, role, count, shift=0.0):

@@ -10,9 +10,9 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
-from fastreid.data.datasets import Items
 from fastreid.analysis import identity_distances as module
 from fastreid.analysis.samples import SOURCE, Sample
+from fastreid.data.datasets import Items
 from fastreid.utils.errors import UserError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastreid.engine import train_loop
 from fastreid.analysis.meta_probe import probe_meta_steps, usual_ratios
+from fastreid.engine import train_loop
 from fastreid.utils.errors import UserError
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "probe_meta_step.py"
@@ -32,7 +32,9 @@ def gradient_of_meta_step(trainer, ratio):
     return torch.cat([gradient.flatten() for gradient in kept])
 
 
-@pytest.mark.parametrize("options", [{}, SECOND_ORDER, {"META__MODEL__ALL_PARAMS": True}], ids=["first", "second", "mldg"])
+@pytest.mark.parametrize(
+    "options", [{}, SECOND_ORDER, {"META__MODEL__ALL_PARAMS": True}], ids=["first", "second", "mldg"]
+)
 def test_gradients_are_those_that_meta_steps_train_with(tiny, options):
     # Cross entropy too, so that MLDG's meta steps reach the classifier.
     trainer = tiny.prepare_meta(META__LOSS__MTEST_NAME=("CrossEntropyLoss", "TripletLoss"), **options)

@@ -15,9 +15,9 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from torch import nn
 
-from fastreid.config import get_cfg
-from fastreid.analysis.model_figures import DIST, DOMAIN, MODES, TSNE, analyse, domain_samples, load_samples
 from fastreid.analysis import domain_distances, identity_distances, tsne
+from fastreid.analysis.model_figures import DIST, DOMAIN, MODES, TSNE, analyse, domain_samples, load_samples
+from fastreid.config import get_cfg
 from fastreid.report import figures
 from fastreid.utils.errors import UserError
 
@@ -26,8 +26,12 @@ FILES = {
     TSNE: {"tsne_domains.png", "tsne_domains.pdf", "tsne_identities.png", "tsne_identities.pdf", "tsne.csv"},
     DIST: {"identity_distances.png", "identity_distances.pdf", "identity_distances.csv", "identity_histograms.csv"},
     DOMAIN: {
-        "domain_matrix.png", "domain_matrix.pdf", "domain_histograms.png", "domain_histograms.pdf",
-        "domain_histograms.csv", "domain_distances.csv",
+        "domain_matrix.png",
+        "domain_matrix.pdf",
+        "domain_histograms.png",
+        "domain_histograms.pdf",
+        "domain_histograms.csv",
+        "domain_distances.csv",
     },
 }
 

@@ -1,4 +1,5 @@
 """Pictures of ranked lists."""
+
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
@@ -67,7 +68,9 @@ def test_a_missing_image_is_named(tmp_path):
         draw_page([Row("title", Tile(str(tmp_path / "gone.png")))])
 
 
-@pytest.mark.parametrize("name", ["caf\udce9.jpg", "a\nb\tc.jpg", "n" * 4000, "\u202egpj.exe", "\u674e\u660e_c1.jpg", ""])
+@pytest.mark.parametrize(
+    "name", ["caf\udce9.jpg", "a\nb\tc.jpg", "n" * 4000, "\u202egpj.exe", "\u674e\u660e_c1.jpg", ""]
+)
 def test_any_name_can_be_drawn(path, name):
     page = draw_page([Row(name, Tile(path, (name,), "query"), [Tile(path, (name, name))])], heading=name)
     assert page.width < 2 * WIDEST

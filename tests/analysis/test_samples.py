@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastreid.data.datasets import Items
 from fastreid.analysis.samples import SOURCE, TARGET, Sample, domains, sample_images
+from fastreid.data.datasets import Items
 
 
 def draw(pids, count, per_identity=10, known=None, seed=0):

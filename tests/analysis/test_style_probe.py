@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastreid.data.datasets import Items
 from fastreid.analysis.style_probe import Crops, choose_crops, probe, shares, style
+from fastreid.data.datasets import Items
 from fastreid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]

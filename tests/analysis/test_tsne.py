@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastreid.data.datasets import Items
 from fastreid.analysis.samples import SOURCE, TARGET, Sample
 from fastreid.analysis.tsne import choose_identities, embed, save_tsne
+from fastreid.data.datasets import Items
 from fastreid.utils.errors import UserError
 
 
@@ -83,7 +83,13 @@ def test_files(tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 22 and rows[-1]["domain"] == "folder:b" and rows[-1]["role"] == "target"
     assert rows[4] | {"x": "", "y": ""} == {
-        "domain": "a", "role": "source", "image": "a1_1.jpg", "identity": "1", "camera": "1", "x": "", "y": "",
+        "domain": "a",
+        "role": "source",
+        "image": "a1_1.jpg",
+        "identity": "1",
+        "camera": "1",
+        "x": "",
+        "y": "",
     }
     for name in ("tsne_domains", "tsne_identities"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -244,7 +244,9 @@ def test_a_run_s_dump_gives_the_same_config_again(tmp_path, warnings):
 @pytest.mark.parametrize("name", ["config.yaml", "renamed.yaml"])
 def test_a_dump_s_unknown_option_or_value_of_another_type_is_an_error_too(tmp_path, name):
     tree = yaml.safe_load(merged(SAMPLES / "D-resnet.yml").dump())
-    assert "unknown key SOLVER.EMA.ITER" in error_of_file(written(tmp_path, name, **{**tree, "SOLVER": {"EMA": {"ITER": 10}}}))
+    assert "unknown key SOLVER.EMA.ITER" in error_of_file(
+        written(tmp_path, name, **{**tree, "SOLVER": {"EMA": {"ITER": 10}}})
+    )
     tree["SOLVER"]["MAX_ITER"] = [1]
     assert "SOLVER.MAX_ITER must be int" in error_of_file(written(tmp_path, name, **tree))
 

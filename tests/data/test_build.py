@@ -108,7 +108,9 @@ def test_sizes_are_found_in_the_data(root):
     assert cameras.num_meta_domains == 6
 
 
-@pytest.mark.parametrize("inner_loop, problem", [("0", "must be at least 1 base step"), ("9", "or META.SOLVER.INIT.INNER_LOOP")])
+@pytest.mark.parametrize(
+    "inner_loop, problem", [("0", "must be at least 1 base step"), ("9", "or META.SOLVER.INIT.INNER_LOOP")]
+)
 def test_base_steps_that_make_no_epoch_are_refused(root, inner_loop, problem):
     with pytest.raises(UserError, match=problem):
         build_train_loaders(config("META.SOLVER.INIT.INNER_LOOP", inner_loop))

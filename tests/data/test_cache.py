@@ -16,8 +16,8 @@ from fastreid.data import cache as cache_module
 from fastreid.data import decode
 from fastreid.data.build import build_loader, build_sampler, build_test_loader, build_train_loaders, number_items
 from fastreid.data.cache import CachedImages, ImageCache, open_cache
-from fastreid.data.decode import read_image
 from fastreid.data.datasets.bases import Items
+from fastreid.data.decode import read_image
 from fastreid.data.transforms import build_resize
 from fastreid.utils.errors import UserError
 

@@ -15,12 +15,23 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_identities_are_any_text_and_cameras_are_numbers(tmp_path):
-    touch(tmp_path / "mine" / "train", "bob_c2.PNG", "alice_c1_001.jpg", "the_cat_c0_x.JPEG", "alice_c12s3.bmp",
-          "note.txt", "_c_c3_1.jpg")
+    touch(
+        tmp_path / "mine" / "train",
+        "bob_c2.PNG",
+        "alice_c1_001.jpg",
+        "the_cat_c0_x.JPEG",
+        "alice_c12s3.bmp",
+        "note.txt",
+        "_c_c3_1.jpg",
+    )
     items = build_dataset("folder:mine", tmp_path).train()
     assert {(Path(path).name, pid, camid) for path, pid, camid in items} == {
-        ("_c_c3_1.jpg", 0, 3), ("alice_c1_001.jpg", 1, 1), ("alice_c12s3.bmp", 1, 12), ("bob_c2.PNG", 2, 2),
-        ("the_cat_c0_x.JPEG", 3, 0)}
+        ("_c_c3_1.jpg", 0, 3),
+        ("alice_c1_001.jpg", 1, 1),
+        ("alice_c12s3.bmp", 1, 12),
+        ("bob_c2.PNG", 2, 2),
+        ("the_cat_c0_x.JPEG", 3, 0),
+    }
 
 
 def test_query_and_gallery_share_identity_numbers(tmp_path):
@@ -35,12 +46,18 @@ def test_query_and_gallery_share_identity_numbers(tmp_path):
 
 def test_a_part_that_is_missing_says_what_it_is_needed_for_and_what_is_there(tmp_path):
     touch(tmp_path / "mine" / "train", "bob_c1.jpg")
-    with pytest.raises(UserError, match=r"no folder .*mine/query, and a data set in DATASETS\.TESTS needs query/ and "
-                                        r"gallery/; found train/"):
+    with pytest.raises(
+        UserError,
+        match=r"no folder .*mine/query, and a data set in DATASETS\.TESTS needs query/ and "
+        r"gallery/; found train/",
+    ):
         build_dataset("folder:mine", tmp_path).test()
     touch(tmp_path / "other" / "query", "bob_c1.jpg")
-    with pytest.raises(UserError, match=r"no folder .*other/train, and a data set in DATASETS\.NAMES needs train/; "
-                                        r"found query/"):
+    with pytest.raises(
+        UserError,
+        match=r"no folder .*other/train, and a data set in DATASETS\.NAMES needs train/; "
+        r"found query/",
+    ):
         build_dataset("folder:other", tmp_path).train()
 
 
@@ -75,8 +92,13 @@ def test_a_folder_for_each_person_is_read(tmp_path):
     touch(tmp_path / "mine" / "train", "carol_c3.jpg")
     items = build_dataset("folder:mine", tmp_path).train()
     found = {(Path(path).name, pid, camid) for path, pid, camid in items}
-    assert found == {("photo_c7_2.jpg", 0, 7), ("x_c2.jpg", 1, 2), ("c1_001.png", 1, 1), ("0002_c1s1_000451_03.jpg", 1, 1),
-                     ("carol_c3.jpg", 2, 3)}
+    assert found == {
+        ("photo_c7_2.jpg", 0, 7),
+        ("x_c2.jpg", 1, 2),
+        ("c1_001.png", 1, 1),
+        ("0002_c1s1_000451_03.jpg", 1, 1),
+        ("carol_c3.jpg", 2, 3),
+    }
     assert all(Path(path).is_file() for path in items.paths)
 
 
@@ -112,8 +134,11 @@ def test_folders_inside_a_persons_folder_name_the_next_step(tmp_path, caplog):
 
 def test_a_name_without_a_camera_is_told_of_both_layouts(tmp_path):
     touch(tmp_path / "mine" / "train", "bob_001.jpg")
-    with pytest.raises(UserError, match=r"expected names like alice_c1_001\.jpg .* or put each person's images into a "
-                                        r"folder of its own, train/<identity>/"):
+    with pytest.raises(
+        UserError,
+        match=r"expected names like alice_c1_001\.jpg .* or put each person's images into a "
+        r"folder of its own, train/<identity>/",
+    ):
         build_dataset("folder:mine", tmp_path).train()
 
 

@@ -47,13 +47,39 @@ def test_a_single_split_indexes_query_then_gallery():
 
 
 def test_the_published_names_are_known():
-    assert {"DG_Market1501", "DG_DukeMTMC", "DG_CUHK02", "DG_CUHK03_detected", "DG_CUHK03_labeled", "DG_CUHK_SYSU",
-            "DG_MSMT17", "Market1501", "DukeMTMC", "CUHK03", "MSMT17", "DG_GRID", "ALL_GRID", "DG_PRID", "ALL_PRID",
-            "DG_iLIDS", "ALL_iLIDS", "DG_VIPeR", "ALL_VIPER_only_10", "ALL_VIPER_10"} <= set(dataset_names())
+    assert {
+        "DG_Market1501",
+        "DG_DukeMTMC",
+        "DG_CUHK02",
+        "DG_CUHK03_detected",
+        "DG_CUHK03_labeled",
+        "DG_CUHK_SYSU",
+        "DG_MSMT17",
+        "Market1501",
+        "DukeMTMC",
+        "CUHK03",
+        "MSMT17",
+        "DG_GRID",
+        "ALL_GRID",
+        "DG_PRID",
+        "ALL_PRID",
+        "DG_iLIDS",
+        "ALL_iLIDS",
+        "DG_VIPeR",
+        "ALL_VIPER_only_10",
+        "ALL_VIPER_10",
+    } <= set(dataset_names())
 
 
-@pytest.mark.parametrize("name, nearest", [("market1501", "Market1501"), ("DG_Viper", "DG_VIPeR"),
-                                           ("DG_CUHK03", "DG_CUHK03_detected"), ("zzz", "folder:<name>")])
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        ("market1501", "Market1501"),
+        ("DG_Viper", "DG_VIPeR"),
+        ("DG_CUHK03", "DG_CUHK03_detected"),
+        ("zzz", "folder:<name>"),
+    ],
+)
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path, name, nearest):
     with pytest.raises(UserError, match="did you mean") as error:
         build_dataset(name, tmp_path)
@@ -80,10 +106,16 @@ def test_a_missing_folder_is_one_line_with_the_expected_path(tmp_path, name):
     assert "\n" not in str(error.value) and "symbolic_link_dataset.sh" in str(error.value)
 
 
-@pytest.mark.parametrize("name, found, expected", [
-    ("DG_VIPeR", "VIPeR", "viper"), ("DG_Market1501", "Market-1501", "Market-1501-v15.09.15"),
-    ("DG_PRID", "prid2011", "prid_2011"), ("DG_DukeMTMC", "DukeMTCM-reID", "DukeMTMC-reID"),
-    ("folder:pku", "PKU", "pku")])
+@pytest.mark.parametrize(
+    "name, found, expected",
+    [
+        ("DG_VIPeR", "VIPeR", "viper"),
+        ("DG_Market1501", "Market-1501", "Market-1501-v15.09.15"),
+        ("DG_PRID", "prid2011", "prid_2011"),
+        ("DG_DukeMTMC", "DukeMTCM-reID", "DukeMTMC-reID"),
+        ("folder:pku", "PKU", "pku"),
+    ],
+)
 def test_a_misnamed_folder_is_pointed_out(tmp_path, name, found, expected):
     (tmp_path / found).mkdir()
     with pytest.raises(UserError, match=f"found {found}/, expected {expected}/"):
@@ -116,18 +148,27 @@ def test_a_dangling_link_and_a_file_in_the_folders_place_are_named_as_such(tmp_p
         build_dataset("DG_GRID", tmp_path)
 
 
-@pytest.mark.parametrize("name, folder, instead", [
-    ("DG_Market1501", "Market-1501-v15.09.15", "use Market1501"), ("DG_DukeMTMC", "DukeMTMC-reID", "use DukeMTMC"),
-    ("DG_CUHK03_detected", "cuhk03", "use CUHK03 "), ("DG_CUHK03_labeled", "cuhk03", "use CUHK03_labeled"),
-    ("DG_CUHK02", "cuhk02", "use another"), ("DG_CUHK_SYSU", "CUHK-SYSU", "use another")])
+@pytest.mark.parametrize(
+    "name, folder, instead",
+    [
+        ("DG_Market1501", "Market-1501-v15.09.15", "use Market1501"),
+        ("DG_DukeMTMC", "DukeMTMC-reID", "use DukeMTMC"),
+        ("DG_CUHK03_detected", "cuhk03", "use CUHK03 "),
+        ("DG_CUHK03_labeled", "cuhk03", "use CUHK03_labeled"),
+        ("DG_CUHK02", "cuhk02", "use another"),
+        ("DG_CUHK_SYSU", "CUHK-SYSU", "use another"),
+    ],
+)
 def test_a_source_cannot_be_tested_on(tmp_path, name, folder, instead):
     (tmp_path / folder).mkdir()
     with pytest.raises(UserError, match=f"{name} has no query and gallery.*{instead}"):
         build_dataset(name, tmp_path).test()
 
 
-@pytest.mark.parametrize("name, folder", [("DG_GRID", "GRID"), ("ALL_PRID", "prid_2011"), ("DG_iLIDS", "QMUL-iLIDS"),
-                                          ("ALL_VIPER_10", "viper")])
+@pytest.mark.parametrize(
+    "name, folder",
+    [("DG_GRID", "GRID"), ("ALL_PRID", "prid_2011"), ("DG_iLIDS", "QMUL-iLIDS"), ("ALL_VIPER_10", "viper")],
+)
 def test_a_target_cannot_be_trained_on(tmp_path, name, folder):
     (tmp_path / folder).mkdir()
     with pytest.raises(UserError, match=f"{name} has no training part.*DATASETS.TESTS"):

@@ -34,8 +34,12 @@ def market(tmp_path):
 
 def test_market_as_a_source_takes_all_folders_without_distractors_and_junk(market):
     items = build_dataset("DG_Market1501", market).train()
-    assert rows(items) == [("0001_c1s1_001051_00.jpg", 1, 1), ("0001_c3s2_000002_01.jpg", 1, 3),
-                           ("0002_c1s1_000451_03.jpg", 2, 1), ("0002_c2s1_000001_01.jpg", 2, 2)]
+    assert rows(items) == [
+        ("0001_c1s1_001051_00.jpg", 1, 1),
+        ("0001_c3s2_000002_01.jpg", 1, 3),
+        ("0002_c1s1_000451_03.jpg", 2, 1),
+        ("0002_c2s1_000001_01.jpg", 2, 2),
+    ]
     assert all(Path(path).is_file() for path in items.paths)
 
 
@@ -54,8 +58,11 @@ def test_duke_reads_its_own_file_names(tmp_path):
     touch(folder / "query", "0005_c2_f0046985.jpg")
     touch(folder / "bounding_box_test", "0005_c8_f0056182.jpg", "0030_c1_f0056182.jpg")
     assert rows(build_dataset("DG_DukeMTMC", tmp_path).train()) == [
-        ("0001_c2_f0046182.jpg", 1, 2), ("0005_c2_f0046985.jpg", 5, 2), ("0005_c8_f0056182.jpg", 5, 8),
-        ("0030_c1_f0056182.jpg", 30, 1)]
+        ("0001_c2_f0046182.jpg", 1, 2),
+        ("0005_c2_f0046985.jpg", 5, 2),
+        ("0005_c8_f0056182.jpg", 5, 8),
+        ("0030_c1_f0056182.jpg", 30, 1),
+    ]
     data = build_dataset("DukeMTMC", tmp_path)
     assert len(data.train()) == 1
     assert [len(data.test().splits[0].query), len(data.test().splits[0].gallery)] == [1, 2]
@@ -120,9 +127,14 @@ def cuhk03(root: Path, boxes: str = "detected", **changes) -> Path:
     folder = root / "cuhk03"
     touch(folder / f"images_{boxes}", *CUHK03_FILES)
     filelist = np.array(CUHK03_FILES, dtype=object).reshape(-1, 1)
-    protocol = {"filelist": filelist, "labels": np.array([[1], [1], [2], [2], [3]], dtype=np.uint16),
-                "camId": np.array([[1], [2], [1], [2], [2]], dtype=np.uint8), "train_idx": np.array([[1], [2]]),
-                "query_idx": np.array([[3]], dtype=np.uint16), "gallery_idx": np.array([[4], [5]], dtype=np.uint16)}
+    protocol = {
+        "filelist": filelist,
+        "labels": np.array([[1], [1], [2], [2], [3]], dtype=np.uint16),
+        "camId": np.array([[1], [2], [1], [2], [2]], dtype=np.uint8),
+        "train_idx": np.array([[1], [2]]),
+        "query_idx": np.array([[3]], dtype=np.uint16),
+        "gallery_idx": np.array([[4], [5]], dtype=np.uint16),
+    }
     protocol |= changes
     path = folder / f"cuhk03_new_protocol_config_{boxes}.mat"
     savemat(path, {key: value for key, value in protocol.items() if value is not None})
@@ -177,12 +189,20 @@ def test_cuhk03_split_file_of_the_published_program_is_read(tmp_path):
     test = data.test()
     assert rows(test.items[test.splits[0].query]) == [("1_002_1_01.png", 1, 0)]
     assert rows(test.items[test.splits[0].gallery]) == [("1_002_2_06.png", 1, 1), ("1_003_2_06.png", 2, 0)]
-    for wrong in ([], [split, split], [split | {"query": [["1_002_1_01.png"]]}], [{"train": []}], [split | {"query": 3}]):
+    for wrong in (
+        [],
+        [split, split],
+        [split | {"query": [["1_002_1_01.png"]]}],
+        [{"train": []}],
+        [split | {"query": 3}],
+    ):
         path.write_text(json.dumps(wrong))
         with pytest.raises(UserError, match="splits_new_detected.json cannot be used: expected one split, .*rows"):
             build_dataset("CUHK03", tmp_path).test()
     path.write_text(json.dumps([split | {"gallery": [["1_009_1_01.png", 2, 1]]}]))
-    with pytest.raises(UserError, match="lacks 1 of the 4 images that splits_new_detected.json names, .*1_009_1_01.png"):
+    with pytest.raises(
+        UserError, match="lacks 1 of the 4 images that splits_new_detected.json names, .*1_009_1_01.png"
+    ):
         build_dataset("CUHK03", tmp_path).test()
 
 
@@ -194,12 +214,20 @@ def test_cuhk03_classic_splits_of_the_published_program_are_read(tmp_path):
     assert [row[0] for row in rows(test.items[test.splits[19].gallery])] == CUHK03_FILES[3:]
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"labels": None}, "no variable labels"), ({"labels": np.array([1, 2])}, "found 5, 2 and 5"),
-    ({"query_idx": np.array([0])}, "query_idx must hold positions from 1 to 5"),
-    ({"gallery_idx": np.array([6])}, "gallery_idx must hold positions"),
-    ({"filelist": np.array(CUHK03_FILES[:4] + ["1_009_1_01.png"], dtype=object)}, "lacks 1 of the 5 .*1_009_1_01.png"),
-    ({"filelist": np.array(CUHK03_FILES[:4] + [np.zeros(3)], dtype=object)}, "filelist must hold file names")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"labels": None}, "no variable labels"),
+        ({"labels": np.array([1, 2])}, "found 5, 2 and 5"),
+        ({"query_idx": np.array([0])}, "query_idx must hold positions from 1 to 5"),
+        ({"gallery_idx": np.array([6])}, "gallery_idx must hold positions"),
+        (
+            {"filelist": np.array(CUHK03_FILES[:4] + ["1_009_1_01.png"], dtype=object)},
+            "lacks 1 of the 5 .*1_009_1_01.png",
+        ),
+        ({"filelist": np.array(CUHK03_FILES[:4] + [np.zeros(3)], dtype=object)}, "filelist must hold file names"),
+    ],
+)
 def test_cuhk03_protocol_errors_are_explained(tmp_path, changes, message):
     cuhk03(tmp_path, **changes)
     with pytest.raises(UserError, match=message):
@@ -237,8 +265,11 @@ def test_as_many_names_as_cuhk_sysu_has_are_read_within_a_second(tmp_path, monke
 @pytest.fixture(params=[("MSMT17_V1", "train", "test"), ("MSMT17_V2", "mask_train_v2", "mask_test_v2")])
 def msmt17(request, tmp_path):
     version, train, test = request.param
-    names = {"train": "0000_000_01_0303morning_0008_0.jpg", "query": "0000_000_02_0303morning_0008_0.jpg",
-             "gallery": "0000_001_15_0303noon_0010_1.jpg"}
+    names = {
+        "train": "0000_000_01_0303morning_0008_0.jpg",
+        "query": "0000_000_02_0303morning_0008_0.jpg",
+        "gallery": "0000_001_15_0303noon_0010_1.jpg",
+    }
     for part, folder in (("train", train), ("query", test), ("gallery", test)):
         touch(tmp_path / version / folder / "0000", names[part])
         (tmp_path / version / f"list_{part}.txt").write_text(f"0000/{names[part]} 0\n")
@@ -255,10 +286,15 @@ def test_msmt17_follows_its_lists_in_both_versions(msmt17):
     assert test.splits[0].query.tolist() == [0] and test.splits[0].gallery.tolist() == [1]
 
 
-@pytest.mark.parametrize("content, message", [
-    ("0000/0000.jpg\n", r"line 1 of .*list_train.txt is '0000/0000.jpg'"), ("\n", "list_train.txt is empty"),
-    ("0000/0000_009_01_x_1.jpg 0\n", "0000_009_01_x_1.jpg that list_train.txt names is missing"),
-    ("0007/0007_000_01_x_1.jpg 7\n", "0007 is missing")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("0000/0000.jpg\n", r"line 1 of .*list_train.txt is '0000/0000.jpg'"),
+        ("\n", "list_train.txt is empty"),
+        ("0000/0000_009_01_x_1.jpg 0\n", "0000_009_01_x_1.jpg that list_train.txt names is missing"),
+        ("0007/0007_000_01_x_1.jpg 7\n", "0007 is missing"),
+    ],
+)
 def test_msmt17_list_errors_are_explained(msmt17, content, message):
     (msmt17 / "list_train.txt").write_text(content)
     with pytest.raises(UserError, match=message):
@@ -290,9 +326,19 @@ def test_msmt17_as_a_source_takes_all_four_lists_and_tells_the_people_of_its_par
         data.test()
 
 
-@pytest.mark.parametrize("name", ["/etc/0000_000_01_x_1.jpg", "../0000_000_01_x_1.jpg", "0000/../../0000_000_01_x_1.jpg",
-                                  "0000/0000_000_01_x\0_1.jpg", f"0000/0000_000_01_{'x' * 300}.jpg", "a//0000_000_01_x_1.jpg",
-                                  f"0000/0000_000_{'9' * 30}_x_1.jpg", "..\\0000_000_01_x_1.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/0000_000_01_x_1.jpg",
+        "../0000_000_01_x_1.jpg",
+        "0000/../../0000_000_01_x_1.jpg",
+        "0000/0000_000_01_x\0_1.jpg",
+        f"0000/0000_000_01_{'x' * 300}.jpg",
+        "a//0000_000_01_x_1.jpg",
+        f"0000/0000_000_{'9' * 30}_x_1.jpg",
+        "..\\0000_000_01_x_1.jpg",
+    ],
+)
 def test_msmt17_lists_name_nothing_outside_of_the_set(msmt17, name):
     (msmt17 / "list_train.txt").write_text(f"{name} 0\n")
     with pytest.raises(UserError, match="line 1 of .*list_train.txt is .*: expected a file below"):

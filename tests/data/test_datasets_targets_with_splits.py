@@ -22,8 +22,11 @@ def touch(folder: Path, names) -> Path:
 
 def make_grid(root: Path, pairs: int, others: int, train: list[list[int]]) -> None:
     touch(root / "GRID" / "probe", [f"{person:04}_1_25004_107_32_106_221.jpeg" for person in range(1, pairs + 1)])
-    touch(root / "GRID" / "gallery", [f"{person:04}_2_25023_116_134_128_330.jpeg" for person in range(1, pairs + 1)]
-          + [f"0000_{other % 8 + 1}_{other}_1_1_1_1.jpeg" for other in range(others)])
+    touch(
+        root / "GRID" / "gallery",
+        [f"{person:04}_2_25023_116_134_128_330.jpeg" for person in range(1, pairs + 1)]
+        + [f"0000_{other % 8 + 1}_{other}_1_1_1_1.jpeg" for other in range(others)],
+    )
     cells = np.empty((1, len(train)), dtype=object)
     for split, people in enumerate(train):
         cells[0, split] = {"a": 0.0, "b": 0.0, "ids": np.array([people])}
@@ -32,13 +35,17 @@ def make_grid(root: Path, pairs: int, others: int, train: list[list[int]]) -> No
 
 def make_prid(root: Path, shared: int, only_a: int, only_b: int) -> None:
     for camera, only in (("cam_a", only_a), ("cam_b", only_b)):
-        touch(root / "prid_2011" / "single_shot" / camera,
-              [f"person_{person:04}.png" for person in range(1, shared + only + 1)])
+        touch(
+            root / "prid_2011" / "single_shot" / camera,
+            [f"person_{person:04}.png" for person in range(1, shared + only + 1)],
+        )
 
 
 def make_ilids(root: Path, people: int) -> None:
-    touch(root / "QMUL-iLIDS" / "images",
-          [f"{person:04}{image:03}.jpg" for person in range(1, people + 1) for image in range(1, 5)])
+    touch(
+        root / "QMUL-iLIDS" / "images",
+        [f"{person:04}{image:03}.jpg" for person in range(1, people + 1) for image in range(1, 5)],
+    )
 
 
 def make_viper(root: Path, people: int) -> None:
@@ -55,8 +62,12 @@ def file_names(test, indices) -> list[str]:
 
 
 def fingerprint(test, root: Path) -> str:
-    text = "\n".join(f"{split.name} {part} {os.path.relpath(path, root)}" for split in test.splits
-                     for part in ("query", "gallery") for path in test.items.paths[getattr(split, part)])
+    text = "\n".join(
+        f"{split.name} {part} {os.path.relpath(path, root)}"
+        for split in test.splits
+        for part in ("query", "gallery")
+        for path in test.items.paths[getattr(split, part)]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -84,8 +95,9 @@ def test_grid_at_published_size(tmp_path):
     assert {(len(split.query), len(split.gallery)) for split in test.splits} == {(125, 900)}
 
 
-@pytest.mark.parametrize("train, message", [
-    ([[1]] * 9, "must hold 10 splits, found 9"), ([[1, 2]] * 10, "split 1 has nobody to test")])
+@pytest.mark.parametrize(
+    "train, message", [([[1]] * 9, "must hold 10 splits, found 9"), ([[1, 2]] * 10, "split 1 has nobody to test")]
+)
 def test_grid_partition_errors_are_explained(tmp_path, train, message):
     make_grid(tmp_path, 2, 1, train)
     with pytest.raises(UserError, match=message):
@@ -95,8 +107,10 @@ def test_grid_partition_errors_are_explained(tmp_path, train, message):
 def test_grid_partition_file_of_another_structure_or_missing(tmp_path):
     make_grid(tmp_path, 2, 1, [[1]] * 10)
     path = tmp_path / "GRID" / "features_and_partitions.mat"
-    for variables, message in (({"trainIdxAll": np.ones((1, 10))}, "1 x 10 cell of structs"),
-                               ({"features": np.ones(3)}, "no variable trainIdxAll")):
+    for variables, message in (
+        ({"trainIdxAll": np.ones((1, 10))}, "1 x 10 cell of structs"),
+        ({"features": np.ones(3)}, "no variable trainIdxAll"),
+    ):
         savemat(path, variables)
         with pytest.raises(UserError, match=message):
             build_dataset("DG_GRID", tmp_path).test()
@@ -225,7 +239,7 @@ def make_viper_folders(root: Path, variants: str) -> None:
             folder = root / "viper" / f"split_{number}{variant}"
             for part in ("query", "gallery"):
                 camera = "a" if (part == "query") == (variant in "ab") else "b"
-                for person in ([0, 1] if variant in "ac" else [2, 3]):
+                for person in [0, 1] if variant in "ac" else [2, 3]:
                     path = touch(folder / part, [f"{person:03}_45.bmp"]) / f"{person:03}_45.bmp"
                     path.write_text(f"{camera} {person}")
 
@@ -252,16 +266,26 @@ def test_viper_names_a_missing_split_folder(tmp_path):
 
 # Drawing and keeping splits
 
-SMALL = {"DG_PRID": lambda root: make_prid(root, 12, 0, 3), "DG_iLIDS": lambda root: make_ilids(root, 12),
-         "DG_VIPeR": lambda root: make_viper(root, 12)}
-FILES = {"DG_PRID": "prid_2011/splits_single_shot.json", "DG_iLIDS": "QMUL-iLIDS/splits.json",
-         "DG_VIPeR": "viper/splits.json"}
+SMALL = {
+    "DG_PRID": lambda root: make_prid(root, 12, 0, 3),
+    "DG_iLIDS": lambda root: make_ilids(root, 12),
+    "DG_VIPeR": lambda root: make_viper(root, 12),
+}
+FILES = {
+    "DG_PRID": "prid_2011/splits_single_shot.json",
+    "DG_iLIDS": "QMUL-iLIDS/splits.json",
+    "DG_VIPeR": "viper/splits.json",
+}
 
 
-@pytest.mark.parametrize("name, make, expected", [
-    ("DG_PRID", lambda root: make_prid(root, 200, 185, 549), "451d7e71ed6a619a"),
-    ("DG_iLIDS", lambda root: make_ilids(root, 119), "71d465e66372bb78"),
-    ("DG_VIPeR", lambda root: make_viper(root, 632), "e9811d56cc9b00fb")])
+@pytest.mark.parametrize(
+    "name, make, expected",
+    [
+        ("DG_PRID", lambda root: make_prid(root, 200, 185, 549), "451d7e71ed6a619a"),
+        ("DG_iLIDS", lambda root: make_ilids(root, 119), "71d465e66372bb78"),
+        ("DG_VIPeR", lambda root: make_viper(root, 632), "e9811d56cc9b00fb"),
+    ],
+)
 def test_published_size_splits_never_change(tmp_path, name, make, expected):
     make(tmp_path)
     assert fingerprint(build_dataset(name, tmp_path).test(), tmp_path) == expected
@@ -317,13 +341,18 @@ def test_rows_with_foreign_paths_as_the_published_programs_wrote_them_are_read(t
 GOOD = {"query": ["cam_a/000_45.bmp"], "gallery": ["cam_b/000_90.bmp"]}
 
 
-@pytest.mark.parametrize("content, message", [
-    ("{", "cannot be read as JSON"), ("{}", "expected a list of objects"),
-    (json.dumps([GOOD]), "expected 10 splits, found 1"),
-    (json.dumps([GOOD | {"query": []}] * 10), "query of split_1 must be a list of file names"),
-    (json.dumps([GOOD | {"gallery": [5]}] * 10), "gallery of split_1 holds 5"),
-    (json.dumps([GOOD | {"gallery": ["cam_b/999_0.bmp"]}] * 10), "names cam_b/999_0.bmp, which is not among"),
-    (json.dumps([GOOD | {"query": ["cam_b/000_90.bmp"]}] * 10), "queries of cam_a and a gallery of cam_b")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "cannot be read as JSON"),
+        ("{}", "expected a list of objects"),
+        (json.dumps([GOOD]), "expected 10 splits, found 1"),
+        (json.dumps([GOOD | {"query": []}] * 10), "query of split_1 must be a list of file names"),
+        (json.dumps([GOOD | {"gallery": [5]}] * 10), "gallery of split_1 holds 5"),
+        (json.dumps([GOOD | {"gallery": ["cam_b/999_0.bmp"]}] * 10), "names cam_b/999_0.bmp, which is not among"),
+        (json.dumps([GOOD | {"query": ["cam_b/000_90.bmp"]}] * 10), "queries of cam_a and a gallery of cam_b"),
+    ],
+)
 def test_a_splits_file_that_cannot_be_used_is_named_with_what_to_do(tmp_path, content, message):
     make_viper(tmp_path, 4)
     (tmp_path / "viper" / "splits.json").write_text(content)

@@ -27,7 +27,10 @@ def decode(image, suffix, folder, **options):
 
 def stored_sideways(orientation):
     """PIXELS as a camera with an EXIF orientation stores them, and that EXIF data."""
-    back = {Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90}
+    back = {
+        Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+        Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+    }
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     turn = UPRIGHT.get(orientation)
@@ -65,7 +68,9 @@ def test_ordinary_images_keep_the_pixels_that_pillow_gives(mode, suffix, tmp_pat
     except OSError:
         pytest.skip(f"no {suffix} of {mode}")
     with Image.open(tmp_path / f"a{suffix}") as plain:
-        np.testing.assert_array_equal(np.asarray(read_image(str(tmp_path / f"a{suffix}"))), np.asarray(plain.convert("RGB")))
+        np.testing.assert_array_equal(
+            np.asarray(read_image(str(tmp_path / f"a{suffix}"))), np.asarray(plain.convert("RGB"))
+        )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm", ".jp2"])
@@ -153,7 +158,9 @@ def test_a_damaged_file_of_any_format_is_refused_or_read_but_never_a_traceback()
     draw = random.Random(0)
     for suffix in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000"):
         buffer = io.BytesIO()
-        Image.fromarray(PIXELS).save(buffer, suffix, **({"exif": stored_sideways(6)[1]} if suffix in ("PNG", "JPEG") else {}))
+        Image.fromarray(PIXELS).save(
+            buffer, suffix, **({"exif": stored_sideways(6)[1]} if suffix in ("PNG", "JPEG") else {})
+        )
         for _ in range(40):
             data = bytearray(buffer.getvalue()[: draw.randrange(1, len(buffer.getvalue()) + 1)])
             data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)

@@ -1,4 +1,5 @@
 """Images named as files, folders and globs."""
+
 import os
 
 import pytest

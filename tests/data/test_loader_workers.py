@@ -32,7 +32,9 @@ def batch_of(items):
 
 def loader(workers, dataset=None, **options):
     options |= {"multiprocessing_context": "fork"} if workers else {}
-    return DataLoader(dataset or Numbers(), batch_size=2, num_workers=workers, collate_fn=SharedCollate(batch_of), **options)
+    return DataLoader(
+        dataset or Numbers(), batch_size=2, num_workers=workers, collate_fn=SharedCollate(batch_of), **options
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -49,13 +51,18 @@ def test_a_worker_without_shared_memory_says_so(monkeypatch):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>:\n No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(UserError, match=r"--shm-size=8g.*NUM_WORKERS 0 \(unable to .*: No space left on device"), worker_errors():
+    with (
+        pytest.raises(UserError, match=r"--shm-size=8g.*NUM_WORKERS 0 \(unable to .*: No space left on device"),
+        worker_errors(),
+    ):
         list(loader(1))
     assert len(list(loader(0))) == 2  # which needs none
 
 
 @pytest.mark.parametrize(
-    "sent, advice", [(signal.SIGBUS, "--shm-size"), (signal.SIGKILL, "killed it for want of memory")], ids=["bus error", "kill"]
+    "sent, advice",
+    [(signal.SIGBUS, "--shm-size"), (signal.SIGKILL, "killed it for want of memory")],
+    ids=["bus error", "kill"],
 )
 def test_a_worker_that_is_killed_is_named_with_the_mend(sent, advice):
     with pytest.raises(UserError) as caught, worker_errors():

@@ -55,8 +55,13 @@ def raw(archives, tmp_path) -> Path:
 
 def test_raw_sets_hold_the_publishers_files_only_and_the_same_seed_gives_the_same_bytes(archives, tmp_path):
     assert {Path(name).parts[1] for name in archives} == {
-        "cuhk03_release", "cuhk03_new_protocol_config_detected.mat", "cuhk03_new_protocol_config_labeled.mat", "Image",
-        "annotation", ".made_by_make_synthetic_datasets.json"}
+        "cuhk03_release",
+        "cuhk03_new_protocol_config_detected.mat",
+        "cuhk03_new_protocol_config_labeled.mat",
+        "Image",
+        "annotation",
+        ".made_by_make_synthetic_datasets.json",
+    }
     assert draw(tmp_path, "--raw", "--sets", "cuhk03", "cuhk_sysu") == 0
     assert contents(tmp_path) == archives
     before = (tmp_path / "cuhk03" / "cuhk03_release" / "cuhk-03.mat").stat().st_mtime_ns
@@ -115,8 +120,11 @@ def test_cuhk03_new_split_is_read_from_json_once_prepared(raw):
     assert len(build_dataset("CUHK03_labeled", raw).train()) == 12
     splits = raw / "cuhk03" / "splits_new_labeled.json"
     negative = splits.read_text().replace('"camId": [\n    1', '"camId": [\n    -1')
-    for content, message in (("[", "cannot be read as JSON"), ("{}", "filelist is a list of str"),
-                             (negative, "not be negative")):
+    for content, message in (
+        ("[", "cannot be read as JSON"),
+        ("{}", "filelist is a list of str"),
+        (negative, "not be negative"),
+    ):
         splits.write_text(content)
         with pytest.raises(UserError, match=f"{message}.*delete it"):
             build_dataset("CUHK03_labeled", raw).train()
@@ -221,20 +229,38 @@ def make_annotation(path: Path, people: list[tuple[str, list[tuple[str, list[int
 
 def test_annotation_gives_names_as_readers_expect_them(tmp_path):
     path = tmp_path / "Person.mat"
-    make_annotation(path, [("p1", [("s12.jpg", [1, 2, 3, 4], 0), ("s7.jpg", [5, 6, 7, 8], 1)]),
-                           ("p11934", [("s12.jpg", [9, 9, 9, 9], 0)])])
+    make_annotation(
+        path,
+        [
+            ("p1", [("s12.jpg", [1, 2, 3, 4], 0), ("s7.jpg", [5, 6, 7, 8], 1)]),
+            ("p11934", [("s12.jpg", [9, 9, 9, 9], 0)]),
+        ],
+    )
     scenes = {scene.image.name: scene.crops for scene in read_annotation(path, tmp_path)}
-    assert scenes == {"s12.jpg": {"p00001_n01_s00012_hard0.png": (1, 2, 3, 4), "p11934_n01_s00012_hard0.png": (9,) * 4},
-                      "s7.jpg": {"p00001_n02_s00007_hard1.png": (5, 6, 7, 8)}}
+    assert scenes == {
+        "s12.jpg": {"p00001_n01_s00012_hard0.png": (1, 2, 3, 4), "p11934_n01_s00012_hard0.png": (9,) * 4},
+        "s7.jpg": {"p00001_n02_s00007_hard1.png": (5, 6, 7, 8)},
+    }
     savemat(path, {"Person": np.zeros(3)})
     with pytest.raises(UserError, match="element 1 of Person is not a struct"):
         read_annotation(path, tmp_path)
 
 
-@pytest.mark.parametrize("image, box, hard", [
-    ("/etc/s1.jpg", [1, 2, 3, 4], 0), ("../s1.jpg", [1, 2, 3, 4], 0), ("a/../../s1.jpg", [1, 2, 3, 4], 0),
-    ("s1.jpg" + "x" * 300, [1, 2, 3, 4], 0), (f"s{10**12}.jpg", [1, 2, 3, 4], 0), ("s1.jpg", [1, 2, 3, np.nan], 0),
-    ("s1.jpg", [1, 2, np.inf, 4], 0), ("s1.jpg", [1, 2, 3], 0), ("s1.jpg", [1, 2, 3, 4], 7), ("", [1, 2, 3, 4], 0)])
+@pytest.mark.parametrize(
+    "image, box, hard",
+    [
+        ("/etc/s1.jpg", [1, 2, 3, 4], 0),
+        ("../s1.jpg", [1, 2, 3, 4], 0),
+        ("a/../../s1.jpg", [1, 2, 3, 4], 0),
+        ("s1.jpg" + "x" * 300, [1, 2, 3, 4], 0),
+        (f"s{10**12}.jpg", [1, 2, 3, 4], 0),
+        ("s1.jpg", [1, 2, 3, np.nan], 0),
+        ("s1.jpg", [1, 2, np.inf, 4], 0),
+        ("s1.jpg", [1, 2, 3], 0),
+        ("s1.jpg", [1, 2, 3, 4], 7),
+        ("", [1, 2, 3, 4], 0),
+    ],
+)
 def test_an_annotation_leads_nowhere_outside_of_its_scenes(tmp_path, image, box, hard):
     make_annotation(tmp_path / "Person.mat", [("p1", [(image, box, hard)])])
     with pytest.raises(UserError, match="element 1 of Person is not a struct"):

@@ -39,6 +39,7 @@ def drawn(tmp_path_factory) -> Path:
 @pytest.fixture
 def copy(drawn, tmp_path):
     """Copies of some of the drawn sets, by their folders, in a root of their own."""
+
     def copy_of(*folders: str) -> Path:
         for folder in folders:
             shutil.copytree(drawn / folder, tmp_path / "data" / folder)
@@ -71,66 +72,133 @@ def nest(folder: Path, name: str) -> None:
 
 
 DAMAGES = {
-    "wrong folder name": ("viper", lambda r: (r / "viper").rename(r / "VIPeR"),
-        r"found VIPeR/, expected viper/: rename"),
+    "wrong folder name": (
+        "viper",
+        lambda r: (r / "viper").rename(r / "VIPeR"),
+        r"found VIPeR/, expected viper/: rename",
+    ),
     "wrong folder name, of the archive": (
-        "grid", lambda r: (r / "GRID").rename(r / "underground_reid"),
-        r"found underground_reid/, expected GRID/: rename"),
+        "grid",
+        lambda r: (r / "GRID").rename(r / "underground_reid"),
+        r"found underground_reid/, expected GRID/: rename",
+    ),
     "wrong folder name, inside": (
-        "ilids", lambda r: (r / "QMUL-iLIDS/images").rename(r / "QMUL-iLIDS/Persons"),
-        "found Persons/, expected images/"),
-    "one level too deep": ("viper", lambda r: nest(r / "viper", "VIPeR"),
-        "found VIPeR/ with .*, expected .*: move what is in VIPeR/ up"),
+        "ilids",
+        lambda r: (r / "QMUL-iLIDS/images").rename(r / "QMUL-iLIDS/Persons"),
+        "found Persons/, expected images/",
+    ),
+    "one level too deep": (
+        "viper",
+        lambda r: nest(r / "viper", "VIPeR"),
+        "found VIPeR/ with .*, expected .*: move what is in VIPeR/ up",
+    ),
     "one level too deep, the set": (
-        "prid", lambda r: nest(r / "prid_2011", "prid_2011") or (r / "prid_2011").rename(r / "downloads"),
-        r"found downloads/prid_2011/, expected prid_2011/ in .*--root"),
-    "one level too high": ("viper", lambda r: (r / "viper/cam_b").rename(r / "cam_b"),
-                           r"found .*/cam_b/, expected .*viper/cam_b/: move it there"),
+        "prid",
+        lambda r: nest(r / "prid_2011", "prid_2011") or (r / "prid_2011").rename(r / "downloads"),
+        r"found downloads/prid_2011/, expected prid_2011/ in .*--root",
+    ),
+    "one level too high": (
+        "viper",
+        lambda r: (r / "viper/cam_b").rename(r / "cam_b"),
+        r"found .*/cam_b/, expected .*viper/cam_b/: move it there",
+    ),
     "folder missing": ("prid", lambda r: shutil.rmtree(r / "prid_2011/single_shot"), "has no single_shot/"),
-    "broken link": ("cuhk02", lambda r: (shutil.rmtree(r / "cuhk02"), (r / "cuhk02").symlink_to(r / "unmounted")),
-                    "link to .*unmounted, which is not there.*mount"),
-    "file in a folder's place": ("grid", lambda r: (shutil.rmtree(r / "GRID/probe"), (r / "GRID/probe").touch()),
-                                 "probe is a file, expected a folder: unpack"),
+    "broken link": (
+        "cuhk02",
+        lambda r: (shutil.rmtree(r / "cuhk02"), (r / "cuhk02").symlink_to(r / "unmounted")),
+        "link to .*unmounted, which is not there.*mount",
+    ),
+    "file in a folder's place": (
+        "grid",
+        lambda r: (shutil.rmtree(r / "GRID/probe"), (r / "GRID/probe").touch()),
+        "probe is a file, expected a folder: unpack",
+    ),
     "archive not unpacked": (
-        "viper", lambda r: (shutil.rmtree(r / "viper"), (r / "VIPeR.v1.0.zip").touch()), "VIPeR.v1.0.zip, expected"),
+        "viper",
+        lambda r: (shutil.rmtree(r / "viper"), (r / "VIPeR.v1.0.zip").touch()),
+        "VIPeR.v1.0.zip, expected",
+    ),
     "no images": ("cuhk02", lambda r: [path.unlink() for path in (r / "cuhk02/P3/cam2").iterdir()], "unpack the set"),
     "name cannot be read": (
-        "market1501", lambda r: [(r / f"Market-1501-v15.09.15/query/holiday{n}.jpg").touch() for n in (1, 2)],
-        r"query/holiday1.jpg and 1 more, expected names like 0002_c1s1_000451_03.jpg: rename or remove"),
-    "unreadable image": ("dukemtmc", lambda r: truncate(first_in(r / "DukeMTMC-reID/query")),
-                         r"query/0004_c6_f0046266.jpg \(.*truncated.*\): get it from the archive again"),
-    "unreadable image, PNG": ("prid", lambda r: truncate(r / "prid_2011/single_shot/cam_a/person_0003.png"),
-        "person_0003"),
+        "market1501",
+        lambda r: [(r / f"Market-1501-v15.09.15/query/holiday{n}.jpg").touch() for n in (1, 2)],
+        r"query/holiday1.jpg and 1 more, expected names like 0002_c1s1_000451_03.jpg: rename or remove",
+    ),
+    "unreadable image": (
+        "dukemtmc",
+        lambda r: truncate(first_in(r / "DukeMTMC-reID/query")),
+        r"query/0004_c6_f0046266.jpg \(.*truncated.*\): get it from the archive again",
+    ),
+    "unreadable image, PNG": (
+        "prid",
+        lambda r: truncate(r / "prid_2011/single_shot/cam_a/person_0003.png"),
+        "person_0003",
+    ),
     "unreadable image, BMP": ("viper", lambda r: truncate(first_in(r / "viper/cam_b")), "truncated"),
-    "unreadable image, text": ("cuhk03_labeled", lambda r: first_in(r / "cuhk03/images_labeled").write_text("?"),
-        "cannot"),
+    "unreadable image, text": (
+        "cuhk03_labeled",
+        lambda r: first_in(r / "cuhk03/images_labeled").write_text("?"),
+        "cannot",
+    ),
     "empty file": ("cuhk02", lambda r: first_in(r / "cuhk02/P1/cam1").write_bytes(b""), "of 0 bytes: get it"),
-    "cannot be used, unpaired": ("viper", lambda r: first_in(r / "viper/cam_b").unlink(),
-        "person 0 has an image in one"),
-    "cannot be used, doubled": ("prid", lambda r: shutil.copy(first_in(r / "prid_2011/single_shot/cam_a"),
-                                                              r / "prid_2011/single_shot/cam_a/person_1.png"),
-        "remove one"),
+    "cannot be used, unpaired": (
+        "viper",
+        lambda r: first_in(r / "viper/cam_b").unlink(),
+        "person 0 has an image in one",
+    ),
+    "cannot be used, doubled": (
+        "prid",
+        lambda r: shutil.copy(
+            first_in(r / "prid_2011/single_shot/cam_a"), r / "prid_2011/single_shot/cam_a/person_1.png"
+        ),
+        "remove one",
+    ),
     "cannot be used, partitions missing": (
-        "grid", lambda r: (r / "GRID/features_and_partitions.mat").unlink(),
-        "partitions.mat is missing.*unpacked whole$"),
+        "grid",
+        lambda r: (r / "GRID/features_and_partitions.mat").unlink(),
+        "partitions.mat is missing.*unpacked whole$",
+    ),
     "cannot be used, partitions broken": (
-        "grid", lambda r: truncate(r / "GRID/features_and_partitions.mat"),
-        "cannot read .*partitions.mat as a MATLAB v5"),
+        "grid",
+        lambda r: truncate(r / "GRID/features_and_partitions.mat"),
+        "cannot read .*partitions.mat as a MATLAB v5",
+    ),
     "cannot be used, partitions of another kind": (
-        "grid", lambda r: savemat(r / "GRID/features_and_partitions.mat", {"x": 1}), "has no variable trainIdxAll"),
-    "cannot be used, splits": ("ilids", lambda r: (r / "QMUL-iLIDS/splits.json").write_text("[1"),
-        "fix it, or delete it"),
-    "cannot be used, protocol": ("cuhk03_detected", lambda r: (
-        r / "cuhk03/cuhk03_new_protocol_config_detected.mat").write_bytes(b"x" * 300), "as a MATLAB v5 file"),
-    "protocol missing": ("cuhk03_detected", lambda r: (r / "cuhk03/cuhk03_new_protocol_config_detected.mat").unlink(),
-                         r"CUHK03 \(767/700\) cannot be used without it, DG_CUHK03_detected can"),
+        "grid",
+        lambda r: savemat(r / "GRID/features_and_partitions.mat", {"x": 1}),
+        "has no variable trainIdxAll",
+    ),
+    "cannot be used, splits": (
+        "ilids",
+        lambda r: (r / "QMUL-iLIDS/splits.json").write_text("[1"),
+        "fix it, or delete it",
+    ),
+    "cannot be used, protocol": (
+        "cuhk03_detected",
+        lambda r: (r / "cuhk03/cuhk03_new_protocol_config_detected.mat").write_bytes(b"x" * 300),
+        "as a MATLAB v5 file",
+    ),
+    "protocol missing": (
+        "cuhk03_detected",
+        lambda r: (r / "cuhk03/cuhk03_new_protocol_config_detected.mat").unlink(),
+        r"CUHK03 \(767/700\) cannot be used without it, DG_CUHK03_detected can",
+    ),
     "list missing": ("msmt17_v1", lambda r: (r / "MSMT17_V1/list_query.txt").unlink(), "list_query.txt: unpack"),
-    "list missing, validation": ("msmt17_v1", lambda r: (r / "MSMT17_V1/list_val.txt").unlink(),
-                                 "list_val.txt.*DG_MSMT17_V1 cannot be used without it, MSMT17_V1 can"),
-    "line cannot be read": ("msmt17_v1", lambda r: (r / "MSMT17_V1/list_train.txt").open("a").write("0000.jpg\n"),
-                            r"list_train.txt line \d+, '0000.jpg', expected lines like"),
-    "image missing": ("msmt17_v1", lambda r: first_in(r / "MSMT17_V1/test/0002").unlink(),
-        r"list_query.txt names test/0002"),
+    "list missing, validation": (
+        "msmt17_v1",
+        lambda r: (r / "MSMT17_V1/list_val.txt").unlink(),
+        "list_val.txt.*DG_MSMT17_V1 cannot be used without it, MSMT17_V1 can",
+    ),
+    "line cannot be read": (
+        "msmt17_v1",
+        lambda r: (r / "MSMT17_V1/list_train.txt").open("a").write("0000.jpg\n"),
+        r"list_train.txt line \d+, '0000.jpg', expected lines like",
+    ),
+    "image missing": (
+        "msmt17_v1",
+        lambda r: first_in(r / "MSMT17_V1/test/0002").unlink(),
+        r"list_query.txt names test/0002",
+    ),
     "not there": ("cuhk_sysu", lambda r: shutil.rmtree(r / "CUHK-SYSU"), "no folder .*CUHK-SYSU: put the set there"),
 }
 STILL_USABLE = {"protocol missing", "list missing, validation"}
@@ -172,10 +240,16 @@ def test_other_counts_than_published_are_a_warning_and_the_published_ones_are_no
     assert check(root, "viper").verdict == "ok"
 
 
-@pytest.mark.parametrize("name, numbers, counts", [
-    ("market1501", (24, 6, 6), {"images": 24, "people": 6}), ("grid", (20, 8, 8), {"pairs": 8, "other images": 4}),
-    ("prid", (22, 14, 2), {"images in camera a": 10, "images in camera b": 12}), ("cuhk02", (24, 6, 10), None),
-    ("msmt17_v1", (27, 6, 11), {"images": 27, "people": 6})])
+@pytest.mark.parametrize(
+    "name, numbers, counts",
+    [
+        ("market1501", (24, 6, 6), {"images": 24, "people": 6}),
+        ("grid", (20, 8, 8), {"pairs": 8, "other images": 4}),
+        ("prid", (22, 14, 2), {"images in camera a": 10, "images in camera b": 12}),
+        ("cuhk02", (24, 6, 10), None),
+        ("msmt17_v1", (27, 6, 11), {"images": 27, "people": 6}),
+    ],
+)
 def test_what_is_counted(copy, name, numbers, counts):
     root = copy(SETS[name].folder)
     report = check(root, name)
@@ -202,8 +276,15 @@ def test_viper_split_folders_count_as_the_people_they_show(copy):
     assert report.made == []
 
 
-@pytest.mark.parametrize("name, file", [("grid", "GRID/splits.json"), ("prid", "prid_2011/splits_single_shot.json"),
-                                        ("ilids", "QMUL-iLIDS/splits.json"), ("viper", "viper/splits.json")])
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("grid", "GRID/splits.json"),
+        ("prid", "prid_2011/splits_single_shot.json"),
+        ("ilids", "QMUL-iLIDS/splits.json"),
+        ("viper", "viper/splits.json"),
+    ],
+)
 def test_splits_are_written_once_and_kept(copy, name, file):
     root = copy(SETS[name].folder)
     check(root, name)
@@ -273,7 +354,8 @@ def test_table_and_sheet_show_every_set_and_every_damage(copy, capsys):
     run(root, "--check", "viper", "ilids", "cuhk_sysu")
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("viper: ")] == [
-        "viper: empty file: cam_a/000_45.bmp of 0 bytes: get it from the archive again"]
+        "viper: empty file: cam_a/000_45.bmp of 0 bytes: get it from the archive again"
+    ]
     assert lines[-5].split() == ["set", "images", "identities", "cameras", "expected", "verdict"]
     assert lines[-2].split() == ["ilids", "32", "8", "4", "476", "/", "119", "warning"]
     assert lines[-3].split()[-1] == "unusable"
@@ -287,7 +369,16 @@ def test_json_report_for_scripts(copy, tmp_path, capsys):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["usable"] is False and list(report["sets"]) == ["viper", "ilids"]
     viper, ilids = report["sets"].values()
-    assert viper["problems"] == [{"kind": "empty file", "fatal": True, "files": [str(empty)],
-                                  "message": "cam_a/000_45.bmp of 0 bytes: get it from the archive again"}]
+    assert viper["problems"] == [
+        {
+            "kind": "empty file",
+            "fatal": True,
+            "files": [str(empty)],
+            "message": "cam_a/000_45.bmp of 0 bytes: get it from the archive again",
+        }
+    ]
     assert (ilids["verdict"], ilids["counts"], ilids["published"]) == (
-        "warning", {"images": 32, "people": 8}, {"images": 476, "people": 119})
+        "warning",
+        {"images": 32, "people": 8},
+        {"images": 476, "people": 119},
+    )

@@ -58,8 +58,11 @@ def make_viper(root: Path, variants: str = "a", name: str = "p{0:03}_c{1}_d{2:03
             train, test = (first, second) if variant in "ac" else (second, first)
             query, gallery = (1, 2) if variant in "ab" else (2, 1)
             folder = root / "viper" / f"split_{number}{variant}"
-            parts = {"train": [(pid, camera) for pid in [0, *train] for camera in (1, 2)],
-                     "query": [(pid, query) for pid in test], "gallery": [(pid, gallery) for pid in test]}
+            parts = {
+                "train": [(pid, camera) for pid in [0, *train] for camera in (1, 2)],
+                "query": [(pid, query) for pid in test],
+                "gallery": [(pid, gallery) for pid in test],
+            }
             for part, keys in parts.items():
                 (folder / part).mkdir(parents=True)
                 for key in keys:
@@ -83,7 +86,9 @@ def make_ilids(root: Path):
         train, test = halves(range(1, PEOPLE + 1), chance)
         pairs = [[f"{pid:04}{image:03}.jpg" for image in chance.sample(range(1, 5), 2)] for pid in test]
         query, gallery = ([pair[part] for pair in pairs] for part in (0, 1))
-        entries.append({"train": [file for file in shots if int(file[:4]) in train], "query": query, "gallery": gallery})
+        entries.append(
+            {"train": [file for file in shots if int(file[:4]) in train], "query": query, "gallery": gallery}
+        )
         splits[f"split_{number}"] = [[shots[file] for file in names] for names in (query, gallery)]
     (root / "QMUL-iLIDS" / "splits.json").write_text(json.dumps(entries))
     return splits
@@ -92,25 +97,35 @@ def make_ilids(root: Path):
 def make_prid(root: Path):
     generator, chance = np.random.default_rng(3), random.Random(3)
     people = {"cam_a": [*range(1, PEOPLE + 1), 201, 202], "cam_b": [*range(1, PEOPLE + 1), 201, 202, 203]}
-    shots = {(pid, camera): shoot(generator, root / "prid_2011/single_shot" / camera / f"person_{pid:04}.png", pid, camera)
-             for camera, pids in people.items() for pid in pids}
+    shots = {
+        (pid, camera): shoot(generator, root / "prid_2011/single_shot" / camera / f"person_{pid:04}.png", pid, camera)
+        for camera, pids in people.items()
+        for pid in pids
+    }
     entries, splits = [], {}
     for number in range(1, 11):
         train, test = halves(range(1, PEOPLE + 1), chance)
         entries.append({"train": train, "test": test})
-        splits[f"split_{number}"] = [[shots[pid, "cam_a"] for pid in test],
-                                     [shots[pid, "cam_b"] for pid in [*test, 201, 202, 203]]]
+        splits[f"split_{number}"] = [
+            [shots[pid, "cam_a"] for pid in test],
+            [shots[pid, "cam_b"] for pid in [*test, 201, 202, 203]],
+        ]
     (root / "prid_2011" / "splits_single_shot.json").write_text(json.dumps(entries))
     return splits
 
 
 def make_grid(root: Path):
     generator, chance = np.random.default_rng(4), random.Random(4)
-    pairs = {(part, pid): (f"{part}/{pid:04}_{camera}_25004_107_32_106_221.jpeg", camera)
-             for part, camera in (("probe", 1), ("gallery", 2)) for pid in range(1, PEOPLE + 1)}
+    pairs = {
+        (part, pid): (f"{part}/{pid:04}_{camera}_25004_107_32_106_221.jpeg", camera)
+        for part, camera in (("probe", 1), ("gallery", 2))
+        for pid in range(1, PEOPLE + 1)
+    }
     others = {("gallery", -index): (f"gallery/0000_{index}_{index}_1_1_1_1.jpeg", index) for index in (1, 2, 3)}
-    shots = {key: shoot(generator, root / "GRID" / file, max(key[1], 0), camera)
-             for key, (file, camera) in (pairs | others).items()}
+    shots = {
+        key: shoot(generator, root / "GRID" / file, max(key[1], 0), camera)
+        for key, (file, camera) in (pairs | others).items()
+    }
     entries, splits = [], {}
     for number in range(1, 11):
         train, test = halves(range(1, PEOPLE + 1), chance)
@@ -118,14 +133,23 @@ def make_grid(root: Path):
 
         def rows(keys, place=place):
             paths = [f"{place}/{(pairs | others)[key][0]}" for key in keys]
-            return [[path.replace("/", "\\") if "\\" in place else path, max(key[1], 0), (pairs | others)[key][1] - 1]
-                    for path, key in zip(paths, keys, strict=True)]
+            return [
+                [path.replace("/", "\\") if "\\" in place else path, max(key[1], 0), (pairs | others)[key][1] - 1]
+                for path, key in zip(paths, keys, strict=True)
+            ]
 
         query = [("probe", pid) for pid in test]
         gallery = [*others, *(("gallery", pid) for pid in test)]
-        entries.append({"train": rows([(part, pid) for part in ("probe", "gallery") for pid in train]),
-                        "query": rows(query), "gallery": rows(gallery), "num_train_pids": len(train),
-                        "num_query_pids": len(test), "num_gallery_pids": len(test) + len(others)})
+        entries.append(
+            {
+                "train": rows([(part, pid) for part in ("probe", "gallery") for pid in train]),
+                "query": rows(query),
+                "gallery": rows(gallery),
+                "num_train_pids": len(train),
+                "num_query_pids": len(test),
+                "num_gallery_pids": len(test) + len(others),
+            }
+        )
         splits[f"split_{number}"] = [[shots[key] for key in keys] for keys in (query, gallery)]
     (root / "GRID" / "splits.json").write_text(json.dumps(entries))
     return splits
@@ -133,8 +157,12 @@ def make_grid(root: Path):
 
 def make_download(root: Path):
     """Lay the four sets out as in the download; return {name: {split: [query, gallery]}}, both lists of `Shot`."""
-    return {"ALL_GRID": make_grid(root), "ALL_VIPER_only_10": make_viper(root), "ALL_PRID": make_prid(root),
-            "ALL_iLIDS": make_ilids(root)}
+    return {
+        "ALL_GRID": make_grid(root),
+        "ALL_VIPER_only_10": make_viper(root),
+        "ALL_PRID": make_prid(root),
+        "ALL_iLIDS": make_ilids(root),
+    }
 
 
 def contents(test, indices) -> list[bytes]:
@@ -172,8 +200,9 @@ def test_each_set_is_read_with_exactly_the_downloads_splits_and_nothing_is_writt
     assert files_below(tmp_path) == before and "are drawn" not in caplog.text
 
 
-@pytest.mark.parametrize("name, variants, numbers", [("ALL_VIPER", "abcd", 5), ("ALL_VIPER_10", "abcd", 10),
-                                                     ("ALL_VIPER_only_5", "a", 5)])
+@pytest.mark.parametrize(
+    "name, variants, numbers", [("ALL_VIPER", "abcd", 5), ("ALL_VIPER_10", "abcd", 10), ("ALL_VIPER_only_5", "a", 5)]
+)
 @pytest.mark.parametrize("folders", [True, False])
 def test_names_of_viper_choose_splits_and_variants_in_both_layouts(tmp_path, name, variants, numbers, folders):
     expected = make_viper(tmp_path, "abcd" if folders else "")
@@ -193,8 +222,11 @@ def test_viper_split_folders_may_hold_other_names_of_the_same_images(tmp_path, n
 def test_the_camera_in_a_name_counts_and_a_wrong_one_is_refused(tmp_path):
     make_viper(tmp_path, "ac")
     test = build_dataset("DG_VIPeR", tmp_path).test()
-    assert {(split, camera) for split in ("query", "gallery") for camera in
-            test.items.camids[getattr(test.splits[0], split)]} == {("query", 0), ("gallery", 1)}
+    assert {
+        (split, camera)
+        for split in ("query", "gallery")
+        for camera in test.items.camids[getattr(test.splits[0], split)]
+    } == {("query", 0), ("gallery", 1)}
     for wrong in ("p001_c3_d045.png", "p001.png", "q001_c1_d045.png"):
         path = tmp_path / "viper/split_1a/query" / wrong
         path.touch()
@@ -205,9 +237,13 @@ def test_the_camera_in_a_name_counts_and_a_wrong_one_is_refused(tmp_path):
 # A folder that is only partly in the layout
 
 
-@pytest.mark.parametrize("missing, message", [
-    (["split_7a/gallery"], "no split_7a/gallery (1 of 20 folders are missing, from split_1a to split_10a)"),
-    ([f"split_{number}a" for number in range(6, 11)], "no split_6a/query (10 of 20 folders are missing")])
+@pytest.mark.parametrize(
+    "missing, message",
+    [
+        (["split_7a/gallery"], "no split_7a/gallery (1 of 20 folders are missing, from split_1a to split_10a)"),
+        ([f"split_{number}a" for number in range(6, 11)], "no split_6a/query (10 of 20 folders are missing"),
+    ],
+)
 def test_split_folders_that_are_missing_are_one_line(tmp_path, missing, message):
     make_viper(tmp_path)
     for folder in missing:
@@ -221,8 +257,9 @@ def test_a_split_folder_that_was_copied_in_part_is_refused(tmp_path):
     gallery = tmp_path / "viper/split_4a/gallery"
     gone = sorted(gallery.iterdir())[0]
     gone.unlink()
-    assert f"person {int(gone.name[1:4])} is in {gallery.parent}/query but not in its gallery" in \
-        refused("DG_VIPeR", tmp_path)
+    assert f"person {int(gone.name[1:4])} is in {gallery.parent}/query but not in its gallery" in refused(
+        "DG_VIPeR", tmp_path
+    )
 
 
 def test_only_the_training_part_need_not_be_there(tmp_path):
@@ -244,22 +281,41 @@ def change(path: Path, edit) -> None:
 
 
 SPOILED = {
-    "i-LIDS, splits of other people": ("ALL_iLIDS", lambda root: change(
-        root / "QMUL-iLIDS/splits.json", lambda splits: splits[2].update(query=["0118003.jpg", "0119001.jpg"])),
-        r"query of split_3 names 0118003\.jpg, which is not among the images of .*QMUL-iLIDS \(2 of 2 such names\)"),
-    "i-LIDS, images converted": ("ALL_iLIDS", lambda root: rename_images(root / "QMUL-iLIDS/images", ".png"),
-        r"which is not among .* \(4 of 4 such names; there is images/\d+\.png\)"),
-    "PRID, a person of the list is not there": ("ALL_PRID", lambda root: change(
-        root / "prid_2011/splits_single_shot.json", lambda splits: splits[0].update(test=[1, 150])),
-        r"test must list people who are in both cameras, numbered up to 200; found 150"),
-    "PRID, bare names": ("ALL_PRID", lambda root: change(
-        root / "prid_2011/splits_single_shot.json",
-        lambda splits: splits.__setitem__(0, {"query": ["person_0001.png"], "gallery": ["cam_b/person_0001.png"]})),
-        r"query of split_1 names person_0001\.png, which stands for several of .*cam_a/person_0001\.png and "),
-    "GRID, a probe is missing": ("ALL_GRID", lambda root: min((root / "GRID/probe").iterdir()).unlink(),
-        r"names probe/0001_1_25004_107_32_106_221\.jpeg, which is not among .* \(1 of 4 such names\)"),
-    "GRID, five splits": ("ALL_GRID", lambda root: change(root / "GRID/splits.json", lambda splits: splits.__delitem__(
-        slice(5))), r"expected 10 splits, found 5"),
+    "i-LIDS, splits of other people": (
+        "ALL_iLIDS",
+        lambda root: change(
+            root / "QMUL-iLIDS/splits.json", lambda splits: splits[2].update(query=["0118003.jpg", "0119001.jpg"])
+        ),
+        r"query of split_3 names 0118003\.jpg, which is not among the images of .*QMUL-iLIDS \(2 of 2 such names\)",
+    ),
+    "i-LIDS, images converted": (
+        "ALL_iLIDS",
+        lambda root: rename_images(root / "QMUL-iLIDS/images", ".png"),
+        r"which is not among .* \(4 of 4 such names; there is images/\d+\.png\)",
+    ),
+    "PRID, a person of the list is not there": (
+        "ALL_PRID",
+        lambda root: change(root / "prid_2011/splits_single_shot.json", lambda splits: splits[0].update(test=[1, 150])),
+        r"test must list people who are in both cameras, numbered up to 200; found 150",
+    ),
+    "PRID, bare names": (
+        "ALL_PRID",
+        lambda root: change(
+            root / "prid_2011/splits_single_shot.json",
+            lambda splits: splits.__setitem__(0, {"query": ["person_0001.png"], "gallery": ["cam_b/person_0001.png"]}),
+        ),
+        r"query of split_1 names person_0001\.png, which stands for several of .*cam_a/person_0001\.png and ",
+    ),
+    "GRID, a probe is missing": (
+        "ALL_GRID",
+        lambda root: min((root / "GRID/probe").iterdir()).unlink(),
+        r"names probe/0001_1_25004_107_32_106_221\.jpeg, which is not among .* \(1 of 4 such names\)",
+    ),
+    "GRID, five splits": (
+        "ALL_GRID",
+        lambda root: change(root / "GRID/splits.json", lambda splits: splits.__delitem__(slice(5))),
+        r"expected 10 splits, found 5",
+    ),
 }
 
 
@@ -343,8 +399,20 @@ def test_the_table_is_computed_on_the_downloads_splits(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(reid_evaluation, "extract_features", watched)
-    words = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "2", "MODEL.HEADS.IN_FEAT", "1280", "INPUT.SIZE_TEST", "[32, 16]",
-             "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(logs)]
+    words = [
+        "MODEL.DEVICE",
+        "cpu",
+        "MODEL.BACKBONE.DEPTH",
+        "2",
+        "MODEL.HEADS.IN_FEAT",
+        "1280",
+        "INPUT.SIZE_TEST",
+        "[32, 16]",
+        "DATALOADER.NUM_WORKERS",
+        "0",
+        "OUTPUT_DIR",
+        str(logs),
+    ]
     # What run_evaluate.sh starts, with a smaller model.
     command = ["--config-file", str(ROOT / "configs/Sample/DG-mobilenet.yml"), "--eval-only", "--resume", *words]
     cfg = default_setup(default_argument_parser().parse_intermixed_args(command))

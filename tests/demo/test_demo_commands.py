@@ -1,4 +1,5 @@
 """demo.py, search.py and visualize_result.py as they are called."""
+
 import csv
 import importlib.util
 import sys
@@ -9,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fastreid import Predictor
-from fastreid.evaluation.calibration import model_record
 from fastreid.analysis.pictures import FRAME, GAP, HEIGHT, MARGIN, TITLE, WIDTH
+from fastreid.evaluation.calibration import model_record
 from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_json
@@ -170,7 +171,9 @@ def thresholds_of(run_folder, path, limit):
     """Write thresholds of the model in `run_folder` for search."""
     predictor = Predictor(run_folder)
     record = model_record(predictor.cfg, predictor.model, str(predictor.checkpoint))
-    write_json(path, {**record, "thresholds": [{"far": 0.1, "threshold": limit}, {"far": 0.01, "threshold": limit / 2}]})
+    write_json(
+        path, {**record, "thresholds": [{"far": 0.1, "threshold": limit}, {"far": 0.01, "threshold": limit / 2}]}
+    )
     return path
 
 
@@ -185,7 +188,9 @@ def test_search_answers_same_or_nobody_by_a_threshold(command, people, run_folde
     assert [row["query"] for row in answers] == [row["query"] for row in plain if row["rank"] == "1"]
     for row in answers:
         assert row["answer"] == ("same" if float(row["distance"]) == near else "nobody")
-        assert row["nearest"] in [other["image"] for other in plain if other["query"] == row["query"] and other["rank"] == "1"]
+        assert row["nearest"] in [
+            other["image"] for other in plain if other["query"] == row["query"] and other["rank"] == "1"
+        ]
     said = capsys.readouterr().out
     assert "1 queries are answered same, 1 nobody" in said
     assert "with 6 images in the gallery up to 60 %" in said
@@ -196,7 +201,9 @@ def test_search_refuses_thresholds_before_features(command, people, run_folder, 
     with pytest.raises(UserError, match="several false accept rates"):
         search(command, people, tmp_path / "out", "--threshold", file)
     with pytest.raises(UserError, match="metric cosine"):
-        search(command, people, tmp_path / "out", "--threshold", file, "--far", 0.1, "--opts", "TEST.METRIC", "euclidean")
+        search(
+            command, people, tmp_path / "out", "--threshold", file, "--far", 0.1, "--opts", "TEST.METRIC", "euclidean"
+        )
     with pytest.raises(UserError, match="no thresholds .*threshold.json"):
         search(command, people, tmp_path / "out", "--threshold")
     assert not (tmp_path / "out").exists()
@@ -248,8 +255,12 @@ def test_a_data_set_of_one_camera_and_a_wrong_split_are_named(command, people, t
         command("visualize_result", "--dataset-name", "folder:people", "--split", "two")
 
 
-@pytest.mark.parametrize("name, words", [("search", ["--query", "q.png", "--gallery", "g.png"]), ("visualize_result", [])])
-def test_an_output_folder_that_is_a_file_is_refused_before_anything_is_computed(command, run_folder, monkeypatch, name, words):
+@pytest.mark.parametrize(
+    "name, words", [("search", ["--query", "q.png", "--gallery", "g.png"]), ("visualize_result", [])]
+)
+def test_an_output_folder_that_is_a_file_is_refused_before_anything_is_computed(
+    command, run_folder, monkeypatch, name, words
+):
     before = (run_folder / "model_final.pth").read_bytes()
     with pytest.raises(UserError, match="model_final.pth is a file, expected a folder"):
         command(name, *words, "--output", run_folder / "model_final.pth")

@@ -1,4 +1,5 @@
 """demo/run_demo.sh: what it runs, and what it ends with."""
+
 import os
 import subprocess
 from pathlib import Path

@@ -18,8 +18,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "tests" / "command_server.py"
-DOCUMENTS = [path for pattern in ("README.md", "*/README.md", "configs/*/README.md", "tools/*/README.md")
-             for path in sorted(ROOT.glob(pattern)) if not path.relative_to(ROOT).parts[0].startswith(".")]
+DOCUMENTS = [
+    path
+    for pattern in ("README.md", "*/README.md", "configs/*/README.md", "tools/*/README.md")
+    for path in sorted(ROOT.glob(pattern))
+    if not path.relative_to(ROOT).parts[0].startswith(".")
+]
 TIMEOUT = 900  # seconds, on a machine with much other work
 LANGUAGES = ("sh", "bash", "python")
 # What makes the demo's training and data short; of the data, VIPeR is as large as the demo's, so that counts are too.
@@ -54,7 +58,7 @@ def fences(lines: list[str]):
             start, language = number, fence[1]
         elif fence:
             before = lines[start - 2].strip() if start > 1 else ""
-            yield start, language, lines[start:number - 1], before, number
+            yield start, language, lines[start : number - 1], before, number
             start = None
 
 
@@ -75,7 +79,7 @@ def blocks() -> list[Block]:
             output, compare = [], ""
             if index + 1 < len(all_of_it):
                 next_start, next_language, shown, marker, _ = all_of_it[index + 1]
-                between = [line for line in lines[end:next_start - 1] if line.strip() and line.strip() != marker]
+                between = [line for line in lines[end : next_start - 1] if line.strip() and line.strip() != marker]
                 if not next_language and not between:
                     output, compare = shown, reason("not compared", marker)
             indent = min((len(line) - len(line.lstrip()) for line in code if line.strip()), default=0)
@@ -103,11 +107,17 @@ def project(tmp_path_factory):
     demo.write_text(yaml.safe_dump(merged(yaml.safe_load(demo.read_text()), SHORT)))
     address = str(folder / "socket")
     python = folder / "bin" / "python3"
-    python.write_text(f"#!{sys.executable} -SE\nimport sys\nsys.path.insert(0, {str(SERVER.parent)!r})\n"
-                      f"from command_server import run\nrun({address!r}, sys.argv[1:])\n")
+    python.write_text(
+        f"#!{sys.executable} -SE\nimport sys\nsys.path.insert(0, {str(SERVER.parent)!r})\n"
+        f"from command_server import run\nrun({address!r}, sys.argv[1:])\n"
+    )
     python.chmod(0o755)
-    environment = os.environ | {"PYTHONPATH": str(folder), "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
-                                "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(folder),
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+    }
     environment.pop("FASTREID_DATASETS", None)
     server = subprocess.Popen([sys.executable, str(SERVER), address], env=environment, cwd=folder)
 
@@ -115,8 +125,15 @@ def project(tmp_path_factory):
         script = folder / ("block.py" if language == "python" else "block.sh")
         script.write_text(code)
         command = [str(python), str(script)] if language == "python" else ["bash", "-eu", str(script)]
-        done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT,
+        )
         assert done.returncode == 0, f"{code}\n{done.stdout}"
         return done.stdout
 
@@ -133,16 +150,20 @@ def project(tmp_path_factory):
 
 
 def merged(config: dict, changes: dict) -> dict:
-    both = {key: merged(config[key], value) for key, value in changes.items() if isinstance(value, dict) and key in config}
+    both = {
+        key: merged(config[key], value) for key, value in changes.items() if isinstance(value, dict) and key in config
+    }
     return config | changes | both
 
 
 def make_demo() -> str:
     """What `make demo` does, with fewer images."""
     draw = "python3 tools/make_synthetic_datasets.py --root datasets/synthetic --size 64x32 --workers 1"
-    return (f"{draw} --scale tiny --sets cuhk02 cuhk03 market1501 dukemtmc cuhk_sysu grid prid ilids\n"
-            f"{draw} --scale demo --sets viper\n"
-            "FASTREID_DATASETS=datasets/synthetic python3 tools/train_net.py --config-file configs/Demo/synthetic.yml\n")
+    return (
+        f"{draw} --scale tiny --sets cuhk02 cuhk03 market1501 dukemtmc cuhk_sysu grid prid ilids\n"
+        f"{draw} --scale demo --sets viper\n"
+        "FASTREID_DATASETS=datasets/synthetic python3 tools/train_net.py --config-file configs/Demo/synthetic.yml\n"
+    )
 
 
 def pattern(line: str) -> str:
@@ -164,19 +185,24 @@ def test_block_runs_and_prints_what_is_shown(project, block):
     printed = iter(re.sub(r"^\[\d\d/\d\d \d\d:\d\d:\d\d\] ", "", line).rstrip() for line in printed)
     for line in block.output:
         if line.strip() not in ("", "..."):
-            assert any(re.fullmatch(pattern(line), seen) for seen in printed), f"not printed, or not in this order: {line}"
+            assert any(re.fullmatch(pattern(line), seen) for seen in printed), (
+                f"not printed, or not in this order: {line}"
+            )
 
 
 def test_every_block_is_marked_or_run():
     assert all(block.reason or block in RUN for block in BLOCKS) and len(RUN) >= 15
 
 
-@pytest.mark.parametrize("shown, printed, fits", [
-    ("features of 120 images in 0.5 s, 228.7 images/s", "features of 120 images in 1.25 s, 9.0 images/s", True),
-    ("features of 120 images in 0.5 s", "features of 121 images in 0.5 s", False),
-    ("[11/27 21:29:16] saved a.npz", "saved a.npz", True),
-    ("largest difference 0.0e+00", "largest difference 4.6e-05", True),
-    ("saved a.npz", "saved b.npz", False),
-])
+@pytest.mark.parametrize(
+    "shown, printed, fits",
+    [
+        ("features of 120 images in 0.5 s, 228.7 images/s", "features of 120 images in 1.25 s, 9.0 images/s", True),
+        ("features of 120 images in 0.5 s", "features of 121 images in 0.5 s", False),
+        ("[11/27 21:29:16] saved a.npz", "saved a.npz", True),
+        ("largest difference 0.0e+00", "largest difference 4.6e-05", True),
+        ("saved a.npz", "saved b.npz", False),
+    ],
+)
 def test_what_is_compared(shown, printed, fits):
     assert bool(re.fullmatch(pattern(shown), printed)) == fits

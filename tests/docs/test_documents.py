@@ -10,25 +10,92 @@ from fastreid.config import get_cfg
 from fastreid.config.config import leaves
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [path for pattern in ("README.md", "*/README.md", "configs/*/README.md", "tools/*/README.md")
-             for path in sorted(ROOT.glob(pattern)) if not path.relative_to(ROOT).parts[0].startswith(".")]
+DOCUMENTS = [
+    path
+    for pattern in ("README.md", "*/README.md", "configs/*/README.md", "tools/*/README.md")
+    for path in sorted(ROOT.glob(pattern))
+    if not path.relative_to(ROOT).parts[0].startswith(".")
+]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-PATHS = [f"/{path.relative_to(ROOT)}" for folder in ("configs", "demo", "fastreid", "tests", "tools")
-         for path in (ROOT / folder).rglob("*")] + [f"/{path.name}" for path in ROOT.iterdir()]
+PATHS = [
+    f"/{path.relative_to(ROOT)}"
+    for folder in ("configs", "demo", "fastreid", "tests", "tools")
+    for path in (ROOT / folder).rglob("*")
+] + [f"/{path.name}" for path in ROOT.iterdir()]
 MOST_BYTES = 12 * 1024  # of the first page
 
-# Rare idioms, and words that a reader may take in another sense; with what the word is about where it is fine otherwise.
-RARE = ("anew", "but for", "for want of", "befell", "befall", "is had from", "to be had", "all but", "at hand", "of moods",
-        "have moods", "in the place of", "to the bit", "nought", "hence", "thereof", "whereof", "wherein", "herein", "lest",
-        "in lieu", "of late", "as it were", "so far as", "insofar", "passed over", "dealt out", "took the place")
+# Rare idioms, and words that a reader may take in another sense; with what the word is about where it is fine
+# otherwise.
+RARE = (
+    "anew",
+    "but for",
+    "for want of",
+    "befell",
+    "befall",
+    "is had from",
+    "to be had",
+    "all but",
+    "at hand",
+    "of moods",
+    "have moods",
+    "in the place of",
+    "to the bit",
+    "nought",
+    "hence",
+    "thereof",
+    "whereof",
+    "wherein",
+    "herein",
+    "lest",
+    "in lieu",
+    "of late",
+    "as it were",
+    "so far as",
+    "insofar",
+    "passed over",
+    "dealt out",
+    "took the place",
+)
 # Generated people are synthetic, and choices by chance are random; what is drawn is a picture.
-DRAWN = r"drawn (?:people|person|identit|domain|data|set|source|target|crop|image|one)|splits? (?:of our own )?(?:are|is) drawn|draws? data"
+DRAWN = (
+    r"drawn (?:people|person|identit|domain|data|set|source|target|crop|image|one)"
+    r"|splits? (?:of our own )?(?:are|is) drawn|draws? data"
+)
 
 # Where what is named is not in the project: users put it there, or programs write it.
-MADE = ("logs/", "datasets/", "pretrained/", "analysis/", "features/", "per_query/", "found/", "path/to/", "/path/to/", "cuhk",
-        "CUHK-SYSU/", "Market-1501", "DukeMTMC", "GRID/", "prid_2011/", "QMUL-iLIDS/", "viper/", "MSMT17", "pku/", "<name>/",
-        "<row>/", "train/", "/train", ".venv", "../MetaBIN", "layer", "base/", "mtrain/", "mtest/",
-        "station/", "configs/Table/NAME.yml")
+MADE = (
+    "logs/",
+    "datasets/",
+    "pretrained/",
+    "analysis/",
+    "features/",
+    "per_query/",
+    "found/",
+    "path/to/",
+    "/path/to/",
+    "cuhk",
+    "CUHK-SYSU/",
+    "Market-1501",
+    "DukeMTMC",
+    "GRID/",
+    "prid_2011/",
+    "QMUL-iLIDS/",
+    "viper/",
+    "MSMT17",
+    "pku/",
+    "<name>/",
+    "<row>/",
+    "train/",
+    "/train",
+    ".venv",
+    "../MetaBIN",
+    "layer",
+    "base/",
+    "mtrain/",
+    "mtest/",
+    "station/",
+    "configs/Table/NAME.yml",
+)
 
 
 def text_of(path: Path) -> str:
@@ -46,8 +113,17 @@ def anchors(path: Path) -> set[str]:
 
 
 def test_all_documents_are_looked_at():
-    assert {"README.md", "configs/README.md", "configs/Table/README.md", "datasets/README.md", "demo/README.md",
-            "fastreid/README.md", "tests/README.md", "tools/README.md", "tools/benchmark/README.md"} <= set(NAMES)
+    assert {
+        "README.md",
+        "configs/README.md",
+        "configs/Table/README.md",
+        "datasets/README.md",
+        "demo/README.md",
+        "fastreid/README.md",
+        "tests/README.md",
+        "tools/README.md",
+        "tools/benchmark/README.md",
+    } <= set(NAMES)
 
 
 def test_the_first_page_is_short():
@@ -79,9 +155,11 @@ def test_files_that_are_named_exist(path):
     text = text_of(path)
     words = re.findall(r"`([^`\n]+)`", without_blocks(text)) + re.findall(r"(?:python3|sh|bash) ([\w./-]+)", text)
     missing = []
-    for word in {part for word in words for part in word.split()}:
+    for word in {part for name in words for part in name.split()}:
         word = word.split("::")[0].removeprefix("./").removeprefix("../").strip("'\"(),").rstrip("/")
-        is_path = re.fullmatch(r"[\w.<>{}*,-]+(/[\w.<>{}*,-]+)+", word) or re.fullmatch(r"[\w-]+\.(py|sh|yml|pyx)", word)
+        is_path = re.fullmatch(r"[\w.<>{}*,-]+(/[\w.<>{}*,-]+)+", word) or re.fullmatch(
+            r"[\w-]+\.(py|sh|yml|pyx)", word
+        )
         if is_path and not word.startswith(MADE):
             patterns = [re.sub(r"<\w+>", "*", one) for one in braces(word)]
             missing += [one for one in patterns if not fnmatch.filter(PATHS, f"*/{one}")]
@@ -93,7 +171,7 @@ def braces(word: str) -> list[str]:
     match = re.search(r"\{([^{}]*)\}", word)
     if match is None:
         return [word]
-    return [done for part in match[1].split(",") for done in braces(word[:match.start()] + part + word[match.end():])]
+    return [done for part in match[1].split(",") for done in braces(word[: match.start()] + part + word[match.end() :])]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)

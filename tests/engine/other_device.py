@@ -1,7 +1,7 @@
 """Run training steps on a device that is not the CPU and has no hardware: `python -m tests.engine.other_device`.
 
-PyTorch's fake tensors have a shape, a type and a device, and no values. An operation on tensors of two devices, or one that
-the host would have to wait for, is an error there as on a GPU.
+PyTorch's fake tensors have a shape, a type and a device, and no values. An operation on tensors of two devices, or one
+that the host would have to wait for, is an error there as on a GPU.
 """
 
 from __future__ import annotations

@@ -41,9 +41,15 @@ def meta(size, instances, *options):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (base(1, 1), "batch normalization needs at least 2 images. The smallest batch that can has 2 images, with 1 of"),
+        (
+            base(1, 1),
+            "batch normalization needs at least 2 images. The smallest batch that can has 2 images, with 1 of",
+        ),
         (base(1, 1, "CrossEntropyLoss"), "The smallest batch that can has 2 images"),
-        (base(4, 4), "1 identities with 4 .* teach TripletLoss of MODEL.LOSSES.NAME nothing.* smallest .* has 8 images, with 4"),
+        (
+            base(4, 4),
+            "1 identities with 4 .* teach TripletLoss of MODEL.LOSSES.NAME nothing.* smallest .* has 8 images, with 4",
+        ),
         (base(2, 2, "CircleLoss"), "teach CircleLoss .* has 4 images, with 2"),
         (base(2, 2, "CrossEntropyLoss", "MMD"), "teach MMD .* has 4 images"),
         (base(1 * DOMAINS, 1, "SCT") + ["DATALOADER.NAIVE_WAY", "False"], "teach SCT .* has 6 images, with 1"),
@@ -56,7 +62,9 @@ def test_a_base_batch_that_cannot_teach_is_refused(options, message):
 
 
 def test_a_domain_loss_without_a_second_domain_is_refused():
-    with pytest.raises(UserError, match="teach MMD .*No batch of these data can: leave those losses out of MODEL.LOSSES.NAME"):
+    with pytest.raises(
+        UserError, match="teach MMD .*No batch of these data can: leave those losses out of MODEL.LOSSES.NAME"
+    ):
         check(*base(8, 2, "CrossEntropyLoss", "MMD"), domains=1)
 
 
@@ -64,7 +72,10 @@ def test_a_domain_loss_without_a_second_domain_is_refused():
     "options, message",
     [
         (meta(6, 2), "3 identities with 2 .* teach TripletLoss_add of META.LOSS.MTRAIN_NAME nothing.* has 12 images"),
-        (meta(6, 2, "META.LOSS.MTRAIN_NAME", ("SCT",)), "teach TripletLoss_mtest of META.LOSS.MTEST_NAME .* has 12 images"),
+        (
+            meta(6, 2, "META.LOSS.MTRAIN_NAME", ("SCT",)),
+            "teach TripletLoss_mtest of META.LOSS.MTEST_NAME .* has 12 images",
+        ),
         (meta(3, 1), "too few images of the domains .* META.LOSS.MTEST_NAME.* has 6 images, with 1"),
         (meta(2, 1, "META.DATA.NAIVE_WAY", "True"), "too few images of the domains that a meta step draws"),
     ],
@@ -105,7 +116,12 @@ def test_the_share_of_each_process_counts_unless_statistics_are_shared(monkeypat
 @pytest.mark.parametrize(
     "images, options, level, message",
     [
-        (1, base(8, 4), "WARNING", "18 of 18 identities have a single image, which stands 4 times in a batch: for them TripletLoss"),
+        (
+            1,
+            base(8, 4),
+            "WARNING",
+            "18 of 18 identities have a single image, which stands 4 times in a batch: for them TripletLoss",
+        ),
         (4, base(8, 1), "WARNING", "DATALOADER.NUM_INSTANCE 1: no batch has two images of an identity"),
         (1, base(8, 4, "CrossEntropyLoss"), "", ""),
         (4, base(8, 4), "", ""),

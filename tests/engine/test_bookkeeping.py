@@ -46,7 +46,9 @@ class TestBestResult:
             ({"iteration": SAVED, "metric": "Rank-1"}, False),
         ],
     )
-    def test_a_resumed_run_takes_the_best_model_s_result_if_newer_and_not_undone(self, root, make_full_run, kept, taken):
+    def test_a_resumed_run_takes_the_best_model_s_result_if_newer_and_not_undone(
+        self, root, make_full_run, kept, taken
+    ):
         run = make_full_run(root / "run")
         run.best.update({"mAP": 30.0}, 2)
         run.checkpointer.save(f"model_{SAVED:07d}", SAVED)

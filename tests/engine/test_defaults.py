@@ -132,7 +132,14 @@ class TestEpochs:
 
     @pytest.mark.parametrize("same, epochs, expected", [(True, 3, 30), (True, 0, 35), (False, 3, 35)])
     def test_checkpoints_come_with_the_tests_if_there_are_any(self, same, epochs, expected):
-        options = ["SOLVER.CHECKPOINT_PERIOD", 5, "SOLVER.CHECKPOINT_SAME_AS_EVAL", str(same), "TEST.EVAL_PERIOD", epochs]
+        options = [
+            "SOLVER.CHECKPOINT_PERIOD",
+            5,
+            "SOLVER.CHECKPOINT_SAME_AS_EVAL",
+            str(same),
+            "TEST.EVAL_PERIOD",
+            epochs,
+        ]
         _, done = self.convert(*options)
         assert done.SOLVER.CHECKPOINT_PERIOD == expected
 
@@ -168,7 +175,6 @@ class TestFindCheckpoint:
         (tmp_path / "last_checkpoint").write_text("model_final.pth")
         with pytest.raises(UserError, match="names model_final.pth, which is not there"):
             defaults.find_checkpoint(tmp_path, None)
-
 
 
 @pytest.mark.parametrize("option", ["SOLVER.MAX_ITER", "SOLVER.WRITE_PERIOD"])
@@ -296,7 +302,9 @@ class TestTwoModelsOnOneCommandLine:
         self.refused(tmp_path, "--eval-only", "--resume")  # there is nothing to resume: other.pth is meant
         (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
         for words in (["--eval-only", "--resume"], ["--tsne-only", "--resume"], ["--eval-only", "--num-pth", "3"]):
-            with pytest.raises(UserError, match="two models to test: .*model_0000003.pth, MODEL.WEIGHTS names other.pth"):
+            with pytest.raises(
+                UserError, match="two models to test: .*model_0000003.pth, MODEL.WEIGHTS names other.pth"
+            ):
                 self.refused(tmp_path, *words)
 
     def test_what_names_one_model_is_not(self, tmp_path):

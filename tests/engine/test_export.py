@@ -1,4 +1,5 @@
 """Exported models against the model's features."""
+
 import json
 import resource
 from pathlib import Path
@@ -138,6 +139,7 @@ class MeanOfBatch(nn.Module):
 
 def test_the_check_sees_features_that_depend_on_the_batch():
     model = FeatureModel(MeanOfBatch(), flip=False)
+
     def one_by_one(images):
         return torch.cat([model(image[None]) for image in images])
 

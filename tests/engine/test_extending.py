@@ -17,7 +17,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.losses import LOSS_REGISTRY
 
 FILES = {
-    "my_dataset": '''
+    "my_dataset": """
 import re
 
 from fastreid.data.datasets import DATASETS, ReidDataset, TestSet
@@ -39,7 +39,7 @@ class MyPeople(ReidDataset):
 
 
 DATASETS["MyPeople"] = MyPeople
-''',
+""",
     "my_loss": '''
 from fastreid.config import add_options
 from fastreid.modeling.losses import LOSS_REGISTRY, Loss
@@ -57,7 +57,7 @@ def build_compact_loss(cfg):
 
     return Loss("loss_compact", options.SCALE, options.FEAT_ORDER, compact)
 ''',
-    "my_backbone": '''
+    "my_backbone": """
 from torch import nn
 
 from fastreid.modeling.backbones import BACKBONE_REGISTRY, norm_by_stage
@@ -75,7 +75,7 @@ class MyBackbone(nn.Module):
 
     def forward(self, images):
         return self.layer2(self.layer1(images))
-''',
+""",
 }
 OPTIONS = {
     "DATASETS__NAMES": ("MyPeople", "folder:b", "folder:c"),
@@ -160,6 +160,7 @@ def test_each_part_of_a_trainer_is_a_method(root, make_full_run):
         pass
 
     for name in ("build_loaders", "build_model", "build_optimizers", "build_hooks", "build_writers"):
+
         def record(self, *args, name=name):
             called.append(name)
             return getattr(super(Recording, self), name)(*args)

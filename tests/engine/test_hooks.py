@@ -11,9 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastreid.engine import HookBase, TrainerBase, hooks
+from fastreid.engine.writers import GATE_BINS, JSONWriter, LogWriter, TensorBoardWriter
 from fastreid.layers import BatchInstanceNorm
 from fastreid.utils.checkpoint import Checkpointer
-from fastreid.engine.writers import GATE_BINS, JSONWriter, LogWriter, TensorBoardWriter
 from fastreid.utils.errors import UserError
 
 LOSSES = {"base/loss_cls": 3.0, "mtrain/loss_stc": 0.5, "mtest/loss_triplet_mtest": 0.25}
@@ -234,7 +234,10 @@ class TestPeriodicWriter:
 
     def test_an_evaluation_after_the_last_line_is_written_too(self):
         collector = Collector()
-        run(hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter(lambda: [collector], 4))
+        run(
+            hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True),
+            hooks.PeriodicWriter(lambda: [collector], 4),
+        )
         assert collector.written[-1] == (5, {"test/a mAP": 7.0})
 
     def test_a_long_silence_is_broken(self):
@@ -253,7 +256,11 @@ def test_log_line_tells_time_losses_rates_and_memory(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     caplog.set_level(logging.INFO)
     schedule = TestSchedules().make()
-    used = [hooks.IterationTimer(), hooks.SchedulerStep({"lr": schedule}), hooks.PeriodicWriter(lambda: [LogWriter(4)], 3)]
+    used = [
+        hooks.IterationTimer(),
+        hooks.SchedulerStep({"lr": schedule}),
+        hooks.PeriodicWriter(lambda: [LogWriter(4)], 3),
+    ]
     run(*used)
     lines = [record.message for record in caplog.records if record.message.startswith("eta")]
     assert len(lines) == 2
@@ -273,7 +280,10 @@ def test_log_line_tells_time_losses_rates_and_memory(caplog, monkeypatch):
 
 def test_metrics_file_has_one_readable_object_a_line(tmp_path):
     path = tmp_path / "metrics.json"
-    used = hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True), hooks.PeriodicWriter(lambda: [JSONWriter(path)], 3)
+    used = (
+        hooks.PeriodicEvaluation(0, lambda n: {"test/a mAP": 7.0}, lambda n: True),
+        hooks.PeriodicWriter(lambda: [JSONWriter(path)], 3),
+    )
     trainer = run(*used)
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["iteration"] for record in records] == [2, 5, 5]

@@ -50,7 +50,12 @@ def test_more_processes_than_gpus_is_an_error(gpus, monkeypatch):
 @pytest.mark.parametrize("choice", [True, False])
 def test_an_option_chooses_statistics_in_common(choice):
     cfg = get_cfg()
-    model = {"DEVICE": "cpu", "BACKBONE.NAME": "build_mobilenet_v2_backbone", "BACKBONE.DEPTH": 2, "BACKBONE.PRETRAIN": False}
+    model = {
+        "DEVICE": "cpu",
+        "BACKBONE.NAME": "build_mobilenet_v2_backbone",
+        "BACKBONE.DEPTH": 2,
+        "BACKBONE.PRETRAIN": False,
+    }
     model |= {"NORM.TYPE_BACKBONE": "BIN_gate2", "NORM.SYNC": choice, "HEADS.IN_FEAT": 1280, "HEADS.NUM_CLASSES": 2}
     for key, value in model.items():
         cfg.set_leaf(f"MODEL.{key}", value, where="test")

@@ -65,14 +65,18 @@ def test_with_statistics_in_common_the_processes_train_as_one(states, single):
             continue
         expected, expected_losses = single[name]
         for key, value in state.items():
-            torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-10, msg=lambda text: f"{name}: {key}: {text}")
+            torch.testing.assert_close(
+                value, expected[key], rtol=0, atol=1e-10, msg=lambda text: f"{name}: {key}: {text}"
+            )
         assert losses == pytest.approx(expected_losses, rel=1e-10), name
 
 
 def test_without_them_they_do_not(states, single):
     for name in ("own_statistics", "own_statistics_and_missing_domains"):
         state, expected = states[0][name][0], single[name][0]
-        different = {key for key, value in state.items() if not torch.allclose(value, expected[key], rtol=0, atol=1e-10)}
+        different = {
+            key for key, value in state.items() if not torch.allclose(value, expected[key], rtol=0, atol=1e-10)
+        }
         assert {"backbone.1.gate", "backbone.1.bat_n.running_mean", "heads.classifier_fc.weight"} <= different
 
 
@@ -101,4 +105,6 @@ def test_a_step_is_left_out_where_a_gradient_overflows_in_one_process(states):
 def test_gates_and_weights_have_moved(single, script):
     start = script.tiny_run().make_trainer().model.state_dict()
     end = single["missing_domains"][0]
-    assert {"backbone.1.gate", "backbone.0.weight"} <= {key for key in start if (start[key] - end[key]).abs().max() > 1e-4}
+    assert {"backbone.1.gate", "backbone.0.weight"} <= {
+        key for key in start if (start[key] - end[key]).abs().max() > 1e-4
+    }

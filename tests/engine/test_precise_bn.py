@@ -13,7 +13,11 @@ from fastreid.modeling import build_model
 from fastreid.solver import build_optimizer
 from fastreid.utils.errors import UserError
 
-MOBILENET = {"MODEL.BACKBONE.NAME": "build_mobilenet_v2_backbone", "MODEL.BACKBONE.DEPTH": 2, "MODEL.HEADS.IN_FEAT": 1280}
+MOBILENET = {
+    "MODEL.BACKBONE.NAME": "build_mobilenet_v2_backbone",
+    "MODEL.BACKBONE.DEPTH": 2,
+    "MODEL.HEADS.IN_FEAT": 1280,
+}
 RESNET = {"MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.BACKBONE.DEPTH": 18, "MODEL.HEADS.IN_FEAT": 512}
 NORMS = ("BN", "IN", "BIN_half", "BIN_gate1", "BIN_gate2")
 MODELS = [(MOBILENET, norm) for norm in (*NORMS, "DualNorm")] + [(RESNET, norm) for norm in ("BN", "BIN_gate2")]
@@ -53,12 +57,16 @@ def by_hand(model, batches):
     """Return mean and unbiased variance of everything that each batch part saw in a forward pass of the batches."""
     seen = {part: [] for _, part in parts(model)}
     for owner, part in parts(model):
-        owner.register_forward_pre_hook(lambda _, inputs, part=part: seen[part].append(inputs[0][:, : part.num_features]))
+        owner.register_forward_pre_hook(
+            lambda _, inputs, part=part: seen[part].append(inputs[0][:, : part.num_features])
+        )
     model.train()
     with running_stats(model, "hold"):
         for batch in batches:
             model(batch)
-    values = {part: torch.cat([x.transpose(0, 1).flatten(1) for x in found], 1).double() for part, found in seen.items()}
+    values = {
+        part: torch.cat([x.transpose(0, 1).flatten(1) for x in found], 1).double() for part, found in seen.items()
+    }
     return {part: (value.mean(1), value.var(1)) for part, value in values.items()}
 
 
@@ -120,7 +128,9 @@ def make_batches_from(generator):
 
 
 def test_frozen_layers_keep_theirs():
-    trainer = make_trainer(MOBILENET, "BIN_gate2", **{"MODEL.FREEZE_LAYERS": ("backbone.layer1",), "SOLVER.FREEZE_ITERS": 2})
+    trainer = make_trainer(
+        MOBILENET, "BIN_gate2", **{"MODEL.FREEZE_LAYERS": ("backbone.layer1",), "SOLVER.FREEZE_ITERS": 2}
+    )
     frozen, free = trainer.model.backbone.layer1.bn.bat_n, trainer.model.heads.classifier_norm
     compute_precise_statistics(trainer, make_batches())
     assert not frozen.running_mean.any() and free.running_mean.all()

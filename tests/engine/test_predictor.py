@@ -1,4 +1,5 @@
 """A trained model as a function: kinds of images, kinds of sources, and what is said about bad input."""
+
 import shutil
 import subprocess
 import sys

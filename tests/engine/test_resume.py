@@ -10,9 +10,9 @@ from fastreid.engine import HookBase, defaults
 from fastreid.engine.hooks import SchedulerStep
 from fastreid.engine.stopping import StopRequested
 from fastreid.modeling.backbones import resnet
+from fastreid.report.plots import read_metrics
 from fastreid.utils.checkpoint import CLASSIFIER
 from fastreid.utils.errors import Stopped, UserError
-from fastreid.report.plots import read_metrics
 
 
 class Stop(Exception):
@@ -32,7 +32,9 @@ NEW_ENTRIES = ("data_positions", "random_states", "best_result", "inner_ratio", 
 
 
 @pytest.mark.parametrize("workers, older", [(0, True), (2, False)])
-def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, make_full_run, workers, older, caplog, monkeypatch):
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(
+    root, make_full_run, workers, older, caplog, monkeypatch
+):
     """Also from a checkpoint that holds less (`older`), as long as no batch was left out before."""
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     whole = make_full_run(root / "whole", workers)
@@ -50,7 +52,9 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(root, m
     content = torch.load(path, weights_only=True)
     assert {*NEW_ENTRIES, "optimizer_main", "scheduler_norm"} <= content.keys()
     if older:
-        torch.save({entry: value for entry, value in content.items() if entry not in NEW_ENTRIES or entry == "config"}, path)
+        torch.save(
+            {entry: value for entry, value in content.items() if entry not in NEW_ENTRIES or entry == "config"}, path
+        )
     torch.manual_seed(99)  # another process starts with other random numbers
     resumed = make_full_run(root / "stopped", workers)
     resumed.resume_or_load(True)
@@ -88,7 +92,9 @@ def contiguous(tree):
     return tree.contiguous() if isinstance(tree, torch.Tensor) else tree
 
 
-def test_a_published_checkpoint_goes_on_with_the_step_it_would_have_made_but_for_the_classifier(root, make_full_run, caplog, monkeypatch):
+def test_a_published_checkpoint_goes_on_with_the_step_it_would_have_made_but_for_the_classifier(
+    root, make_full_run, caplog, monkeypatch
+):
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     run = stepping(make_full_run(root / "run"))
     run.train(0, 2)
@@ -254,7 +260,11 @@ def test_a_run_from_the_beginning_sets_the_earlier_best_aside(root, make_full_ru
     trainer.checkpointer.write("model_best", 1)
     trainer.checkpointer.save("model_final", 1)
     trainer.resume_or_load(False)
-    assert sorted(path.name for path in (root / "run").iterdir()) == [".lock", "model_best.previous.pth", "model_final.pth"]
+    assert sorted(path.name for path in (root / "run").iterdir()) == [
+        ".lock",
+        "model_best.previous.pth",
+        "model_final.pth",
+    ]
 
 
 EPOCH = 9  # iterations
@@ -262,7 +272,8 @@ EPOCH = 9  # iterations
 
 @pytest.fixture
 def two_epochs(root, make_full_run):
-    """The folder of a run's checkpoint after two epochs at SOLVER.STEPS [1], with momentum but without the two epochs."""
+    """The folder of a run's checkpoint after two epochs at SOLVER.STEPS [1], with momentum but without the two
+    epochs."""
     trainer = make_full_run(root / "run", SOLVER__STEPS=[1], META__SOLVER__INIT__FIRST_INNER_LOOP=1)
     trainer.run_step()
     for scheduler in trainer.schedulers.values():
@@ -279,7 +290,12 @@ def two_epochs(root, make_full_run):
         {"SOLVER__SCHED": "WarmupCosineAnnealingLR", "SOLVER__MAX_ITER": 8, "SOLVER__DELAY_ITERS": 1},
         {"SOLVER__WARMUP_ITERS": 4, "SOLVER__WARMUP_FACTOR": 0.5, "META__SOLVER__NORM_SCHEDULER": "same"},
         {"META__SOLVER__LR_FACTOR__GATE": 3.0, "META__SOLVER__NORM_SCHEDULER": "cyclic"},
-        {"SOLVER__WEIGHT_DECAY": 0.1, "SOLVER__MOMENTUM": 0.5, "SOLVER__BIAS_LR_FACTOR": 1.0, "SOLVER__WEIGHT_DECAY_BIAS": 0.1},
+        {
+            "SOLVER__WEIGHT_DECAY": 0.1,
+            "SOLVER__MOMENTUM": 0.5,
+            "SOLVER__BIAS_LR_FACTOR": 1.0,
+            "SOLVER__WEIGHT_DECAY_BIAS": 0.1,
+        },
         {"SOLVER__HEADS_LR_FACTOR": 2.0},
     ],
 )
@@ -292,10 +308,14 @@ def test_rates_and_decay_of_a_resumed_run_are_those_of_the_present_options(root,
         for scheduler in whole.schedulers.values():
             scheduler.step()
     for _ in range(3 * EPOCH):
-        for found, expected in zip((resumed.optimizer_main, resumed.optimizer_norm), (whole.optimizer_main, whole.optimizer_norm)):
+        for found, expected in zip(
+            (resumed.optimizer_main, resumed.optimizer_norm), (whole.optimizer_main, whole.optimizer_norm)
+        ):
             for mine, theirs in zip(found.param_groups, expected.param_groups, strict=True):
                 assert mine["lr"] == pytest.approx(theirs["lr"], rel=1e-12)
-                assert [mine[key] for key in ("weight_decay", "momentum")] == [theirs[key] for key in ("weight_decay", "momentum")]
+                assert [mine[key] for key in ("weight_decay", "momentum")] == [
+                    theirs[key] for key in ("weight_decay", "momentum")
+                ]
         for trainer in (resumed, whole):
             for scheduler in trainer.schedulers.values():
                 scheduler.step()
@@ -304,7 +324,9 @@ def test_rates_and_decay_of_a_resumed_run_are_those_of_the_present_options(root,
 
 
 @pytest.mark.parametrize("size, epoch", [(4, 14), (10, 5)])
-def test_another_batch_size_keeps_the_epochs_that_are_done(root, make_full_run, two_epochs, caplog, monkeypatch, size, epoch):
+def test_another_batch_size_keeps_the_epochs_that_are_done(
+    root, make_full_run, two_epochs, caplog, monkeypatch, size, epoch
+):
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     resumed = make_full_run(two_epochs, SOLVER__IMS_PER_BATCH=size, SOLVER__MAX_ITER=4, SOLVER__STEPS=[3])
     assert resumed.cfg.SOLVER.ITERS_PER_EPOCH == epoch
@@ -328,7 +350,9 @@ def test_a_file_that_does_not_say_its_epochs_length_is_told_of(root, make_full_r
     assert f"its iteration {2 * EPOCH} counts as epoch 1.3" in caplog.text
 
 
-def test_changed_options_are_named_and_so_are_those_that_are_not_applied(root, make_full_run, two_epochs, caplog, monkeypatch):
+def test_changed_options_are_named_and_so_are_those_that_are_not_applied(
+    root, make_full_run, two_epochs, caplog, monkeypatch
+):
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     caplog.set_level(logging.INFO, "fastreid")
     options = {"SOLVER__BASE_LR": 0.25, "MODEL__WEIGHTS": "start.pth", "MODEL__NORM__BIN_INIT": "half", "SEED": 7}
@@ -337,9 +361,14 @@ def test_changed_options_are_named_and_so_are_those_that_are_not_applied(root, m
     for _ in range(2 * EPOCH):
         torch.randperm(3, generator=expected)
     resumed.resume_or_load(True)
-    applied, ignored = (record.getMessage() for record in caplog.records if "options changed since" in record.getMessage())
+    applied, ignored = (
+        record.getMessage() for record in caplog.records if "options changed since" in record.getMessage()
+    )
     assert applied.endswith("applied from here on: SEED 2020 -> 7, SOLVER.BASE_LR 0.0005 -> 0.25")
-    assert "not applied, as they only say how a run begins: MODEL.NORM.BIN_INIT one -> half, MODEL.WEIGHTS  -> start.pth." in ignored
+    assert (
+        "not applied, as they only say how a run begins: MODEL.NORM.BIN_INIT one -> half, MODEL.WEIGHTS  -> start.pth."
+        in ignored
+    )
     assert torch.equal(resumed.domain_rng.get_state(), expected.get_state())
 
 
@@ -374,7 +403,9 @@ class TestWhatWasDue:
         resumed.run_step = lambda: resumed.storage.add_to("data_time", 0.0)
         return resumed
 
-    @pytest.mark.parametrize("done, tested", [(EPOCH, [EPOCH, 2 * EPOCH]), (EPOCH - 1, [EPOCH, 2 * EPOCH]), (2 * EPOCH, [2 * EPOCH])])
+    @pytest.mark.parametrize(
+        "done, tested", [(EPOCH, [EPOCH, 2 * EPOCH]), (EPOCH - 1, [EPOCH, 2 * EPOCH]), (2 * EPOCH, [2 * EPOCH])]
+    )
     def test_is_done_first_and_recorded(self, root, make_full_run, done, tested):
         self.make(root / "run", make_full_run, done).run()
         records = read_metrics(root / "run" / "metrics.json")

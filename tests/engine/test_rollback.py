@@ -87,7 +87,10 @@ def test_rollback_leaves_the_batch_out(root, make_full_run, without_batch, warni
     assert not [name for name, value in weights.items() if not torch.equal(value, without_batch[name])]
     lines = [record.getMessage() for record in warnings.records if "Rolled back" in record.getMessage()]
     assert len(lines) == rollbacks
-    assert f"model_0000008.pth; the batches of iteration {BAD} are left out (rollback {rollbacks} of at most 3)" in lines[-1]
+    assert (
+        f"model_0000008.pth; the batches of iteration {BAD} are left out (rollback {rollbacks} of at most 3)"
+        in lines[-1]
+    )
 
 
 def test_every_checkpoint_is_finite(root, make_full_run):

@@ -15,7 +15,9 @@ from fastreid.engine.stopping import StopRequested, StopSignals
 def outer():
     """Signals that reach the handlers of before."""
     received = []
-    before = {s: signal.signal(s, lambda signum, frame: received.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        s: signal.signal(s, lambda signum, frame: received.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)
+    }
     yield received
     for signum, handler in before.items():
         signal.signal(signum, handler)

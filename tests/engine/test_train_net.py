@@ -33,8 +33,8 @@ META:
   DATA: {{NAMES: {[f"folder:{name}" for name in SOURCES]}, MTRAIN_MINI_BATCH: 20, MTRAIN_NUM_INSTANCE: 2}}
   SOLVER: {{INIT: {{FIRST_INNER_LOOP: 2}}}}
 SOLVER:
-  {{BASE_LR: 0.001, IMS_PER_BATCH: 20, MAX_ITER: 1000, STEPS: [2], WARMUP_ITERS: 1, CHECKPOINT_PERIOD: 1, WRITE_PERIOD: 3,
-  CHECKPOINT_SAME_AS_EVAL: False}}
+  {{BASE_LR: 0.001, IMS_PER_BATCH: 20, MAX_ITER: 1000, STEPS: [2], WARMUP_ITERS: 1, CHECKPOINT_PERIOD: 1,
+   WRITE_PERIOD: 3, CHECKPOINT_SAME_AS_EVAL: False}}
 TEST: {{EVAL_PERIOD: 2}}
 """
 
@@ -83,7 +83,8 @@ def table(output):
     first = max(i for i, line in enumerate(lines) if line.startswith("| Datasets"))
     rows = [line for line in lines[first:] if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == [
-        f"folder:{name}" for name in TARGETS  # of one split
+        f"folder:{name}"
+        for name in TARGETS  # of one split
     ]
     return rows
 
@@ -156,8 +157,8 @@ def test_missing_data_are_one_line_and_status_2(work):
 
 def test_two_processes_train_and_test_as_one_run(work, monkeypatch, one_thread):
     folder = work / "logs" / "two"
-    # Batches of 4, of which each process's share is a multiple: features are then the same to the last bit. The model is
-    # hardly trained, so that all features are nearly equal and rounding would change the table.
+    # Batches of 4, of which each process's share is a multiple: features are then the same to the last bit. The model
+    # is hardly trained, so that all features are nearly equal and rounding would change the table.
     options = ["OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", "1", "TEST.IMS_PER_BATCH", "4"]
     output = finish(start(work, "--num-gpus", "2", *options))
     assert "process 1]" not in output and output.count("training from iteration 0 to 3") == 1

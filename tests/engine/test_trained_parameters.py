@@ -109,7 +109,11 @@ def test_freezing_everything_is_an_error(tiny):
 
 
 def test_freezing_all_that_the_losses_depend_on_is_an_error(tiny):
-    options = {"MODEL__FREEZE_LAYERS": ("backbone",), "SOLVER__FREEZE_ITERS": 1, "MODEL__LOSSES__NAME": ("TripletLoss",)}
+    options = {
+        "MODEL__FREEZE_LAYERS": ("backbone",),
+        "SOLVER__FREEZE_ITERS": 1,
+        "MODEL__LOSSES__NAME": ("TripletLoss",),
+    }
     with pytest.raises(UserError, match="nothing that MODEL.LOSSES.NAME depends on"):
         tiny.make_trainer(**options).train(0, 1)
 

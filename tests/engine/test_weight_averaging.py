@@ -21,7 +21,13 @@ SHORT = {
     "TEST__EVAL_PERIOD": 0,
     "TEST__PRECISE_BN__NUM_ITER": 2,
 }
-AVERAGED = {**SHORT, "SOLVER__SWA__ENABLED": True, "SOLVER__SWA__ITER": 5, "SOLVER__SWA__PERIOD": 2, "SOLVER__SWA__LR_FACTOR": 4.0}
+AVERAGED = {
+    **SHORT,
+    "SOLVER__SWA__ENABLED": True,
+    "SOLVER__SWA__ITER": 5,
+    "SOLVER__SWA__PERIOD": 2,
+    "SOLVER__SWA__LR_FACTOR": 4.0,
+}
 
 
 class Witness(HookBase):
@@ -92,7 +98,9 @@ def test_a_finished_run_is_tested_again_and_cannot_go_on_with_the_mean(whole, ro
     again = finish(make_full_run(root / "whole", **AVERAGED), resume=True)
     assert again.start_iter == 7 and again.results.rows == whole.results.rows
     longer = AVERAGED | {"SOLVER__SWA__ITER": 6}
-    with pytest.raises(UserError, match="averaged weights, with which training cannot go on to iteration 8.*--num-pth 6"):
+    with pytest.raises(
+        UserError, match="averaged weights, with which training cannot go on to iteration 8.*--num-pth 6"
+    ):
         finish(make_full_run(root / "whole", **longer), resume=True)
     trainer = make_full_run(root / "whole", **longer)
     trainer.resume_or_load(True, number=6)
@@ -102,14 +110,18 @@ def test_a_finished_run_is_tested_again_and_cannot_go_on_with_the_mean(whole, ro
 
 def test_training_cannot_go_on_with_the_mean_when_averaging_is_switched_off(whole, root, make_full_run):
     off = {**SHORT, "SOLVER__SWA__ENABLED": False}
-    with pytest.raises(UserError, match="averaged weights, with which training cannot go on to iteration 9.*--num-pth 6"):
+    with pytest.raises(
+        UserError, match="averaged weights, with which training cannot go on to iteration 9.*--num-pth 6"
+    ):
         finish(make_full_run(root / "whole", **off | {"SOLVER__MAX_ITER": 9}), resume=True)
     again = finish(make_full_run(root / "whole", **off | {"SOLVER__MAX_ITER": 7}), resume=True)  # only tested again
     assert again.results.rows == whole.results.rows
 
 
 @pytest.mark.parametrize("iterations, averaged, period", [(2, 1, 1), (1, 1, 1), (1, 3, 2)])
-def test_a_run_that_is_past_all_models_is_refused_and_keeps_its_weights(root, make_full_run, iterations, averaged, period):
+def test_a_run_that_is_past_all_models_is_refused_and_keeps_its_weights(
+    root, make_full_run, iterations, averaged, period
+):
     """A run of 3 iterations: at the end of averaging, past it, and past the only model, taken after 1 + 2 of 1 + 3."""
     finish(make_full_run(root / "run", **SHORT | {"SOLVER__MAX_ITER": 3}))
     trained = read(root / "run", "model_final")
@@ -273,7 +285,15 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bits(root, make_full_run, mo
     torch.manual_seed(99)  # another process starts with other random numbers
     resumed = finish(make_full_run(folder, **EVERYTHING), resume=True)
     assert resumed.start_iter == 6 and resumed.averaging.in_model
-    entries = ("model", "optimizer_main", "optimizer_norm", "scheduler_main", "weight_averaging", "random_states", "data_positions")
+    entries = (
+        "model",
+        "optimizer_main",
+        "optimizer_norm",
+        "scheduler_main",
+        "weight_averaging",
+        "random_states",
+        "data_positions",
+    )
     for name in ("model_0000001", "model_0000003", "model_0000004", "model_0000005", "model_final"):
         ours, theirs = read(folder, name), read(root / "whole", name)
         assert [entry for entry in entries if not same(ours[entry], theirs[entry])] == [], name

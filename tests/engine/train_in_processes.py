@@ -15,8 +15,8 @@ WORLDS = (3, 2)  # numbers of processes, the largest first
 ITERATIONS = 3
 BATCHES = 4
 
-# Options of each run. "shares" tells how identities are shared out; "overflows" is the parameters whose gradient is infinite
-# in the last process, and when. All of them but the last two have statistics in common.
+# Options of each run. "shares" tells how identities are shared out; "overflows" is the parameters whose gradient is
+# infinite in the last process, and when. All of them but the last two have statistics in common.
 SECOND_ORDER = {"META__SOLVER__MTRAIN__SECOND_ORDER": True, "META__SOLVER__STOP_GRADIENT": False}
 RUNS = {
     "metabin": {"META__LOSS__COMBINED": True},
@@ -56,7 +56,11 @@ def share(batch, rank, world, shares):
     if shares == "dealt":
         mine = identities % world == rank
     else:  # the last process has the first domain, and nothing else
-        mine = (batch["domains"] == 0) if rank == world - 1 else (batch["domains"] > 0) & (identities % (world - 1) == rank)
+        mine = (
+            (batch["domains"] == 0)
+            if rank == world - 1
+            else (batch["domains"] > 0) & (identities % (world - 1) == rank)
+        )
     index = mine.nonzero().squeeze(1)
     part = {key: value[index] for key, value in batch.items() if key != "img_paths"}
     return {**part, "img_paths": [batch["img_paths"][i] for i in index.tolist()]}
@@ -106,7 +110,9 @@ def precise_statistics(rank=0, world=1):
     trainer = tiny_run().make_trainer()
     torch.manual_seed(7)
     batches = [tiny_run().make_batch() for _ in range(2)]
-    compute_precise_statistics(trainer, [share(batch, rank, world, "lopsided") if world > 1 else batch for batch in batches])
+    compute_precise_statistics(
+        trainer, [share(batch, rank, world, "lopsided") if world > 1 else batch for batch in batches]
+    )
     return trainer.model.state_dict()
 
 

@@ -1,4 +1,5 @@
 """Reference vectors of the evaluation, and small random retrieval problems."""
+
 from pathlib import Path
 from types import SimpleNamespace
 

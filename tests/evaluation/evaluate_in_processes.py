@@ -1,4 +1,5 @@
 """One of several processes that evaluate together; started by test_extraction.py with rank, number and folder."""
+
 import json
 import sys
 from pathlib import Path

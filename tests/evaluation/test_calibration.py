@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from fastreid.analysis.identity_distances import threshold_at
 from fastreid.data.datasets import Items
 from fastreid.evaluation import calibration
 from fastreid.evaluation.calibration import People, Weighted, calibrate, nearest_pairs, resampled
 from fastreid.evaluation.distance import compute_distance
-from fastreid.analysis.identity_distances import threshold_at
 from fastreid.utils.errors import UserError
 
 BLOCK = 40  # distances: few rows at a time

@@ -1,4 +1,5 @@
 """CMC with one gallery image of each identity."""
+
 import numpy as np
 import pytest
 

@@ -1,4 +1,5 @@
 """Distances between features, whole and in blocks."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,5 @@
 """Building the compiled evaluator on a machine without a C compiler."""
+
 import os
 import shutil
 import subprocess

@@ -1,4 +1,5 @@
 """Features of all images, once each and in order."""
+
 import json
 import os
 import subprocess
@@ -61,7 +62,9 @@ def test_a_test_is_in_float32_where_training_is_not(small_cfg, tiny_model, items
     assert uses_amp(small_cfg, torch.device("cpu"))
     half = []
     forward = type(tiny_model).forward
-    monkeypatch.setattr(type(tiny_model), "forward", lambda *a: half.append(torch.is_autocast_enabled("cpu")) or forward(*a))
+    monkeypatch.setattr(
+        type(tiny_model), "forward", lambda *a: half.append(torch.is_autocast_enabled("cpu")) or forward(*a)
+    )
     assert extract_features(small_cfg, tiny_model, items).dtype == torch.float32
     assert half and not any(half)
 

@@ -1,4 +1,5 @@
 """Features that are saved, used again, and refused when they are stale."""
+
 import os
 from pathlib import Path
 
@@ -6,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastreid.engine.defaults import default_argument_parser, feature_cache
 from fastreid.data.decode import DECODER
+from fastreid.engine.defaults import default_argument_parser, feature_cache
 from fastreid.evaluation import feature_cache as feature_cache_module
 from fastreid.evaluation.feature_cache import FeatureCache
 from fastreid.evaluation.reid_evaluation import evaluate

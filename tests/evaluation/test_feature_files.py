@@ -1,4 +1,5 @@
 """Features of images in a file: reading, use again, and what is refused."""
+
 import os
 
 import numpy as np
@@ -77,7 +78,9 @@ def test_other_options_compute_everything_again(predictor, run_folder, paths, tm
 def test_features_of_another_model_are_refused(predictor, make_run, run_folder, paths, tmp_path):
     found = compute_features(predictor, paths)
     found.check_model(predictor, tmp_path)
-    small = Predictor(make_run(tmp_path / "small", "META.BOTTLENECK.DO_IT", "True", "META.BOTTLENECK.REDUCTION_DIM", "8"))
+    small = Predictor(
+        make_run(tmp_path / "small", "META.BOTTLENECK.DO_IT", "True", "META.BOTTLENECK.REDUCTION_DIM", "8")
+    )
     assert small(paths).shape == (4, 8)
     with pytest.raises(UserError, match="f.npz holds features of length 1280, but the model .* gives 8"):
         found.check_model(small, tmp_path / "f.npz")

@@ -88,8 +88,20 @@ def test_a_split_of_one_kind_of_query_is_refused(unknown, words):
 
 
 def test_the_figures_stand_beside_the_table_only_when_asked_for(small_cfg, tiny_model, tmp_path):
-    for name, options in (("plain", []), ("open", ["TEST.OPEN_SET.ENABLED", "True", "TEST.OPEN_SET.UNKNOWN", "0.5",
-                                                   "TEST.OPEN_SET.FALSE_ALARM_RATES", "[0.5]"])):
+    for name, options in (
+        ("plain", []),
+        (
+            "open",
+            [
+                "TEST.OPEN_SET.ENABLED",
+                "True",
+                "TEST.OPEN_SET.UNKNOWN",
+                "0.5",
+                "TEST.OPEN_SET.FALSE_ALARM_RATES",
+                "[0.5]",
+            ],
+        ),
+    ):
         small_cfg.merge_from_list(options)
         results = evaluate(small_cfg, tiny_model)
         results.save(tmp_path / name)

@@ -1,4 +1,5 @@
 """Average query expansion."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,5 @@
 """Ranks, CMC, AP and INP, by the NumPy and the compiled evaluator."""
+
 import logging
 import sys
 

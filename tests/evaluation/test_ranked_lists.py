@@ -1,4 +1,5 @@
 """Ranked lists against the evaluator's measures, and the protocol's exclusion of the query's camera."""
+
 import numpy as np
 import pytest
 import torch

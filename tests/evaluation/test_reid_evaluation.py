@@ -1,4 +1,5 @@
 """From a model to results: options of TEST, files, and what is said about bad input."""
+
 import csv
 import json
 import math
@@ -15,8 +16,8 @@ from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation import average_query_expansion, compute_distance, evaluate_rank, re_ranking, reid_evaluation
 from fastreid.evaluation.reid_evaluation import evaluate, evaluate_test_set, select_rows
 from fastreid.evaluation.results import COLUMNS, Results
-from fastreid.utils.errors import UserError
 from fastreid.report.figures import PALETTE
+from fastreid.utils.errors import UserError
 
 
 def problem(pids=(0, 1, 2, 0, 0, 1, 1, 7), splits=None):
@@ -49,7 +50,14 @@ def test_the_table_has_the_published_form(small_cfg):
 def test_a_data_set_of_one_split_has_one_row_and_no_part_in_an_average(small_cfg):
     results = evaluated(small_cfg, *problem())
     results.splits |= {"single": {"all": dict.fromkeys(COLUMNS, 12.3456)}, "twice": dict(results.splits["people"])}
-    assert list(results.rows) == ["people_average", "people_std", "single", "twice_average", "twice_std", "** all_average **"]
+    assert list(results.rows) == [
+        "people_average",
+        "people_std",
+        "single",
+        "twice_average",
+        "twice_std",
+        "** all_average **",
+    ]
     assert results.overall == results.rows["** all_average **"] == pytest.approx(results.rows["people_average"])
     assert results.table().splitlines()[4].split("|")[2].strip() == "12.35%"
 
@@ -144,7 +152,10 @@ def test_results_are_written_for_programs_and_for_people(small_cfg, tmp_path):
     assert len(content["cmc"]["people"]) == 4 and content["cmc"]["people"][-1] == 100
     assert (tmp_path / "results.txt").read_text() == f"{results.table()}\n\n{results.counted()}\n"
     counted = {"queries": 3, "without_match": 1, "gallery": 5, "distractors": 1}
-    assert content["counts"]["people"] == {"split_1": counted, "split_2": {**counted, "queries": 2, "without_match": 0, "gallery": 4, "distractors": 0}}
+    assert content["counts"]["people"] == {
+        "split_1": counted,
+        "split_2": {**counted, "queries": 2, "without_match": 0, "gallery": 4, "distractors": 0},
+    }
     assert not (tmp_path / "per_query").exists()
 
     book = load_workbook(tmp_path / "results.xlsx")
@@ -180,7 +191,14 @@ def test_a_line_for_each_query_on_request(small_cfg, tmp_path):
         ("split_2", "image_0.png"), ("split_2", "image_1.png"),
     ]  # fmt: skip
     # Query 2 has no true match.
-    unmeasured = ("average_precision", "first_correct_rank", "distance_margin", "nearest_other", "other_identity", "other_camera")
+    unmeasured = (
+        "average_precision",
+        "first_correct_rank",
+        "distance_margin",
+        "nearest_other",
+        "other_identity",
+        "other_camera",
+    )
     assert [rows[2][key] for key in unmeasured] == [""] * 6
     distances = compute_distance(features[:1], features[3:]).numpy()[0]
     margin = distances[2:].min() - distances[:2].min()
@@ -224,7 +242,8 @@ class TestBadInput:
         assert results.cmc["people"][0][-1] == 1
         assert "people: 1 of 5 queries have no match" in caplog.text and "the most in split_1, 1 of 3" in caplog.text
         assert results.counted() == (
-            "people: 2 split(s), 2 to 3 queries (0 to 1 without a match, left out), 4 to 5 gallery images (0 to 1 of people "
+            "people: 2 split(s), 2 to 3 queries (0 to 1 without a match, left out), 4 to 5 gallery images (0 to 1 of "
+            "people "
             "that no query asks for)"
         )
 

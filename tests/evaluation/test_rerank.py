@@ -1,4 +1,5 @@
 """k-reciprocal re-ranking against the reference vectors and against the paper's loops."""
+
 import logging
 
 import numpy as np

@@ -1,4 +1,5 @@
 """TPR at small FPR against scikit-learn's curve, which the definitions are written in."""
+
 import logging
 import warnings
 

@@ -1,4 +1,5 @@
 """Search of a gallery without identities: exact, and through faiss's cells."""
+
 import builtins
 import logging
 

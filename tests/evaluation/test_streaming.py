@@ -1,4 +1,5 @@
 """Evaluation by blocks of distances against the functions of the whole matrix, to the last bit."""
+
 import tracemalloc
 
 import numpy as np

@@ -32,7 +32,8 @@ META:
   DATA: {{NAMES: {SOURCES}, MTRAIN_MINI_BATCH: 12, MTRAIN_NUM_INSTANCE: 2}}
   SOLVER: {{INIT: {{FIRST_INNER_LOOP: 2}}, MTRAIN: {{NUM_DOMAIN: 2}}}}
 SOLVER:
-  {{BASE_LR: 0.001, IMS_PER_BATCH: 6, MAX_ITER: 1000, STEPS: [2], WARMUP_ITERS: 1, CHECKPOINT_PERIOD: 1, WRITE_PERIOD: 4}}
+  {{BASE_LR: 0.001, IMS_PER_BATCH: 6, MAX_ITER: 1000, STEPS: [2], WARMUP_ITERS: 1, CHECKPOINT_PERIOD: 1,
+   WRITE_PERIOD: 4}}
 TEST: {{EVAL_PERIOD: 0}}
 """
 
@@ -162,7 +163,9 @@ class Work:
 
     def assert_like_the_reference(self, run, name="model_final.pth"):
         """Compare all that a checkpoint holds, but for the output folder and the like in its config."""
-        ours, expected = (torch.load(folder / name, weights_only=True) for folder in (self.folder / run, self.reference))
+        ours, expected = (
+            torch.load(folder / name, weights_only=True) for folder in (self.folder / run, self.reference)
+        )
         assert not different({**ours, "config": None}, {**expected, "config": None})
 
     def copy_of_the_reference(self, run, last):

@@ -8,7 +8,6 @@ import time
 import pytest
 
 
-
 @pytest.mark.parametrize("sent, workers", [(signal.SIGTERM, 2), (signal.SIGINT, 0)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_to_all_processes_saves_and_stops(work, sent, workers):
     command = work.start("run", "DATALOADER.NUM_WORKERS", workers)
@@ -46,7 +45,10 @@ def test_a_second_run_in_a_folder_that_a_living_one_writes_into_is_an_error(work
     for words in (["SOLVER.BASE_LR", 0.5], ["--resume"]):
         output = work.start("run", *words).finish(status=2)
         message = output.splitlines()[-1]
-        assert message.startswith(f"error: {work.folder / 'run'} is in use by process {first.pid}") and "Traceback" not in output
+        assert (
+            message.startswith(f"error: {work.folder / 'run'} is in use by process {first.pid}")
+            and "Traceback" not in output
+        )
     assert (work.folder / "run" / "config.yaml").read_bytes() == config
     os.kill(first.pid, signal.SIGTERM)
     first.finish(status=128 + signal.SIGTERM)
@@ -55,13 +57,25 @@ def test_a_second_run_in_a_folder_that_a_living_one_writes_into_is_an_error(work
 @pytest.fixture
 def namespaces():
     """The right to a /dev/shm of one's own."""
-    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "mount", "--make-rprivate", "/"], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["unshare", "-m", "mount", "--make-rprivate", "/"], capture_output=True).returncode
+    ):
         pytest.skip("no right to mount another /dev/shm")
 
 
 @pytest.mark.parametrize("where", ["training", "test"])
 def test_too_little_shared_memory_is_one_line(work, namespaces, where):
-    large = ["INPUT.SIZE_TRAIN", [128, 64], "INPUT.SIZE_TEST", [128, 64], "DATALOADER.NUM_WORKERS", 1, "TEST.IMS_PER_BATCH", 6]
+    large = [
+        "INPUT.SIZE_TRAIN",
+        [128, 64],
+        "INPUT.SIZE_TEST",
+        [128, 64],
+        "DATALOADER.NUM_WORKERS",
+        1,
+        "TEST.IMS_PER_BATCH",
+        6,
+    ]
     words = large if where == "training" else ["--eval-only", *large, "MODEL.WEIGHTS", "untrained"]
     output = work.start("run", *words, shared_memory="400k").finish(status=2)
     message = output.splitlines()[-1]

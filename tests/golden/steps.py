@@ -1,9 +1,9 @@
 """Whole training steps against the published program: the vectors step_*.npz beside this file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Sequence
 
 import numpy as np
 import pytest
@@ -40,7 +40,9 @@ def make_trainer(
 
     def batch(images):
         domains = ids % meta["num_domains"]
-        return dict(images=images, targets=ids, camids=domains, domains=domains, img_paths=[f"{i}.jpg" for i in range(n)])
+        return dict(
+            images=images, targets=ids, camids=domains, domains=domains, img_paths=[f"{i}.jpg" for i in range(n)]
+        )
 
     loaders = [batch(first), batch(second)], [batch(second), batch(first)]
     optimizers = build_optimizer(cfg, model, "main"), build_optimizer(cfg, model, "norm")
@@ -63,7 +65,8 @@ def check(
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
 ) -> None:
-    """Train as many iterations as there are tolerances, or vectors, and compare everything that the vectors hold of them.
+    """Train as many iterations as there are tolerances, or vectors, and compare everything that the vectors hold of
+    them.
 
     Args:
         name: of the vectors. recipe: the module recipe.py. tolerances: of each iteration, relative to the norm of each
@@ -88,7 +91,9 @@ def check(
             expected = vectors[f"{key}/{tensor_name}"]
             found = recipe.summary(state[tensor_name].cpu())
             # last entry: the L2 norm. The sum may cancel, so it is measured against the norm too.
-            np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * max(expected[-1], 1e-3), err_msg=tensor_name)
+            np.testing.assert_allclose(
+                found, expected, rtol=rtol, atol=rtol * max(expected[-1], 1e-3), err_msg=tensor_name
+            )
         for gate_name in (k.removeprefix(f"{key}_gate/") for k in vectors.files if k.startswith(f"{key}_gate/")):
             found = state[gate_name].double().cpu().numpy()
             np.testing.assert_allclose(found, vectors[f"{key}_gate/{gate_name}"], rtol=rtol, atol=rtol)

@@ -1,4 +1,5 @@
-"""The one operation behind the normalization layers: adversarial inputs, derivatives, parts, activations, compilation."""
+"""The one operation behind the normalization layers: adversarial inputs, derivatives, parts, activations,
+compilation."""
 
 import gc
 import math
@@ -12,7 +13,7 @@ from fastreid.layers import norm_factory, passes
 from fastreid.layers.coefficients import EPS, Mixture
 from fastreid.layers.moments import Source
 from fastreid.layers.normalize import composed, normalize
-from fastreid.layers.passes import EAGER, PASSES, RELU, RELU6, activate, moments, with_passes
+from fastreid.layers.passes import PASSES, RELU, RELU6, activate, moments, with_passes
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 WHOLE = with_passes(*PASSES)  # the passes without being cut into parts
@@ -228,7 +229,9 @@ def test_nothing_outlives_a_step():
             return found
 
         for backward in (True, False):
-            y = normalize(x, mixture(*parameters), pooled(parameters[0]), RELU, residual, WHOLE._replace(moments=watched))
+            y = normalize(
+                x, mixture(*parameters), pooled(parameters[0]), RELU, residual, WHOLE._replace(moments=watched)
+            )
             references.append(weakref.ref(y))
             if backward:
                 y.sum().backward()

@@ -45,8 +45,10 @@ def test_the_mean_over_pairs_is_the_papers_over_triplets():
                 if p != a and targets[p] == targets[a] != targets[n]:
                     near, far = ([distance(features, a, b) for features in kinds] for b in (p, n))
                     terms.append(
-                        F.softplus(near[1] - near[0]) + F.softplus(far[0] - far[1])  # clarification
-                        + F.softplus(near[0] - near[2]) + F.softplus(far[2] - far[0])  # destruction
+                        F.softplus(near[1] - near[0])
+                        + F.softplus(far[0] - far[1])  # clarification
+                        + F.softplus(near[0] - near[2])
+                        + F.softplus(far[2] - far[0])  # destruction
                     )
     torch.testing.assert_close(dual_causality_loss([kinds], targets, [1.0]), torch.stack(terms).mean())
 

@@ -51,14 +51,18 @@ def test_training_gives_the_feature_before_and_after_normalization_and_the_logit
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_bottleneck_reduces_the_channels_of_everything_after_it(norm):
-    head = make_head("META.BOTTLENECK.DO_IT", "True", "META.BOTTLENECK.REDUCTION_DIM", 3, "META.BOTTLENECK.NORM", str(norm))
+    head = make_head(
+        "META.BOTTLENECK.DO_IT", "True", "META.BOTTLENECK.REDUCTION_DIM", 3, "META.BOTTLENECK.NORM", str(norm)
+    )
     x = feature_map()
     before, after, logits = head(x, labels())
     reduced = F.linear(x.mean((2, 3)), head.bottleneck[0].weight, head.bottleneck[0].bias)
     reduced = F.batch_norm(reduced, None, None, training=True) if norm else reduced
     torch.testing.assert_close(before, F.leaky_relu(reduced, 0.1))
     assert (head.bottleneck[0].bias is None) == norm
-    assert after.shape == before.shape == (N, 3) and logits.shape == (N, K) and head.classifier_fc.weight.shape == (K, 3)
+    assert (
+        after.shape == before.shape == (N, 3) and logits.shape == (N, K) and head.classifier_fc.weight.shape == (K, 3)
+    )
     assert head.eval()(x).shape == (N, 3)
 
 
@@ -98,10 +102,7 @@ def test_identity_pooling_refuses_a_map_larger_than_1x1():
         head(feature_map())
 
 
-@pytest.mark.parametrize(
-    "option, value, error",
-    [("POOL_LAYER", "avg", UserError), ("CLS_LAYER", "fc", UserError)],
-)
+@pytest.mark.parametrize("option, value, error", [("POOL_LAYER", "avg", UserError), ("CLS_LAYER", "fc", UserError)])
 def test_unknown_values_name_the_option(option, value, error):
     with pytest.raises(error, match=f"MODEL.HEADS.{option} must be .*found '{value}'"):
         make_head(f"MODEL.HEADS.{option}", value)

@@ -43,7 +43,9 @@ def test_a_loss_sees_the_feature_that_its_feat_order_names(outputs, name, sectio
     after = value(outputs, name, f"MODEL.LOSSES.{section}.FEAT_ORDER", "after")
     swapped = outputs._replace(before=outputs.after, after=outputs.before)
     assert after == value(swapped, name) != value(outputs, name)
-    with pytest.raises(UserError, match=f"FEAT_ORDER of {name} in MODEL.LOSSES must be before or after; found 'between'"):
+    with pytest.raises(
+        UserError, match=f"FEAT_ORDER of {name} in MODEL.LOSSES must be before or after; found 'between'"
+    ):
         value(outputs, name, f"MODEL.LOSSES.{section}.FEAT_ORDER", "between")
 
 

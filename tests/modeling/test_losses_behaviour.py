@@ -7,14 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastreid.modeling.losses import (
-    circle_loss,
-    cross_entropy_loss,
-    mmd_loss,
-    scatter_loss,
-    std_loss,
-    triplet_loss,
-)
+from fastreid.modeling.losses import circle_loss, cross_entropy_loss, mmd_loss, scatter_loss, std_loss, triplet_loss
 from fastreid.utils.errors import UserError
 
 IDS = torch.arange(12) // 2
@@ -152,6 +145,7 @@ def test_hard_mining_agrees_with_a_plain_search(new_pos, new_neg, norm_feat):
     rows = F.normalize(features, dim=1) if norm_feat else features
     terms = []
     for a in range(12):
+
         def distances(flags, a=a):
             groups = [
                 [j for j in range(12) if IDS[j] == IDS[a]],
@@ -159,6 +153,7 @@ def test_hard_mining_agrees_with_a_plain_search(new_pos, new_neg, norm_feat):
                 [j for j in range(12) if DOMAINS[j] != DOMAINS[a]],
             ]
             return [(rows[a] - rows[j]).norm() for group, flag in zip(groups, flags) if flag for j in group]
+
         terms.append((max(distances(new_pos)) - min(distances(new_neg)) + 0.3).clamp(min=0))
     actual = triplet(features, new_pos=new_pos, new_neg=new_neg, norm_feat=norm_feat)
     torch.testing.assert_close(actual, torch.stack(terms).mean())
@@ -401,7 +396,8 @@ def test_a_triplet_loss_above_that_of_equal_features_draws_all_features_together
     same |= {"new_pos": [1, 0, 0], "new_neg": [0, 1, 1]}
 
     def loss_and_push(margin: float) -> tuple[float, float]:
-        """The loss, and its slope when the deviations from any fixed point grow in proportion, above 0: pulls together."""
+        """The loss, and its slope when the deviations from any fixed point grow in proportion, above 0: pulls
+        together."""
         loss = triplet_loss(features, targets, domains, margin=margin, **same)
         (gradient,) = torch.autograd.grad(loss, features)
         return loss.item(), (gradient * (features - features.mean(0))).sum().item()

@@ -1,7 +1,7 @@
 """In the place of tools/train_net.py: `trains` without a model, for tests of what runs it. Tests copy it.
 
-SOLVER.MAX_ITER iterations of a few hundredths of a second; Rank-1 is 10 times SOLVER.BASE_LR plus the seed, on the first
-test set, and 1 more on each other one. MODEL.WEIGHTS says what goes wrong: `missing` or `crash`.
+SOLVER.MAX_ITER iterations of a few hundredths of a second; Rank-1 is 10 times SOLVER.BASE_LR plus the seed, on the
+first test set, and 1 more on each other one. MODEL.WEIGHTS says what goes wrong: `missing` or `crash`.
 """
 
 import argparse

@@ -102,6 +102,8 @@ def test_mistakes_on_the_command_line(tables, project):
         read_experiment(path, project, seeds=[2, 2])
 
 
-@pytest.mark.parametrize(("name", "folder"), [("BN", "BN"), ("w/o L_tr (2)", "w-o-L_tr-2"), ("../x", "x"), ("度", "度")])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("BN", "BN"), ("w/o L_tr (2)", "w-o-L_tr-2"), ("../x", "x"), ("度", "度")]
+)
 def test_names_of_folders(name, folder):
     assert folder_name(name) == folder

@@ -45,11 +45,7 @@ def test_mean_and_sample_deviation_over_the_seeds(tables, project):
     write_tables(experiment, runs)
     keys = ("row", "kind", "name", "metric")
     found = {tuple(row[key] for key in keys): row for row in read_csv(experiment.output / "table.csv")}
-    expected = {
-        ("group", "unseen"): (15, 36),
-        ("gap", "seen − unseen"): (35, 24),
-        ("test set", "folder:c"): (20, 42),
-    }
+    expected = {("group", "unseen"): (15, 36), ("gap", "seen − unseen"): (35, 24), ("test set", "folder:c"): (20, 42)}
     for (kind, name), values in expected.items():
         for metric, factor in (("Rank-1", 1), ("mAP", 2)):
             row = found["BN", kind, name, metric]

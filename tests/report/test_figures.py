@@ -1,4 +1,5 @@
 """Every figure that the program draws, with 1, 4 and 9 data sets and names of all kinds: what is written in them."""
+
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,20 +10,20 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from fastreid.data.datasets import Items
 from fastreid.analysis.domain_distances import domain_distances, save_domain_distances
 from fastreid.analysis.identity_distances import identity_distances, save_identity_distances
-from fastreid.evaluation.result_files import plot_cmc
 from fastreid.analysis.samples import SOURCE, TARGET, Sample
 from fastreid.analysis.tsne import save_tsne
+from fastreid.data.datasets import Items
+from fastreid.evaluation.result_files import plot_cmc
 from fastreid.report.experiment import Experiment, Row
 from fastreid.report.experiment_figure import plot_table
 from fastreid.report.experiment_table import GROUP, Measured
 from fastreid.report.figures import LONGEST, short
-from fastreid.utils.fonts import drawable
 from fastreid.report.gate_history import BINS, GateHistory
 from fastreid.report.gate_plots import save_gates
 from fastreid.report.plots import plot_result
+from fastreid.utils.fonts import drawable
 from fastreid.utils.text import is_number
 
 NAMES = [

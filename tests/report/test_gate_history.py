@@ -10,9 +10,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from fastreid.engine.writers import GATE_BINS
-from fastreid.utils.errors import UserError
 from fastreid.report.gate_history import BINS, CHECKPOINTS, EDGES, TENSORBOARD, read_gates
 from fastreid.report.gate_plots import iteration_edges, save_gates
+from fastreid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ["layer1.bn", "layer2.0.conv1.bn", "layer2.0.bn"]

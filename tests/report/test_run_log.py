@@ -63,7 +63,12 @@ def test_cells(text, value):
 
 
 def test_data_sets_of_one_split_have_averages_in_the_report_though_not_in_the_table():
-    lines = ["| Datasets | Rank-1 | mAP |", "|:--|:--|:--|", "| Market1501 | 80.00% | 60.00% |", "| DukeMTMC | 40.00% | 30.00% |"]
+    lines = [
+        "| Datasets | Rank-1 | mAP |",
+        "|:--|:--|:--|",
+        "| Market1501 | 80.00% | 60.00% |",
+        "| DukeMTMC | 40.00% | 30.00% |",
+    ]
     rows = parse_table(lines)
     assert list(rows) == ["Market1501_average", "DukeMTMC_average", "** all_average **"]
     assert rows["** all_average **"] == {"Rank-1": 60.0, "mAP": 45.0}

@@ -58,7 +58,9 @@ def test_a_run_on_its_way_is_running_until_it_is_silent(made, tmp_path, age, sta
 def test_a_trained_run_that_is_started_again_and_only_tests_has_that_result(made, tmp_path):
     folder = made.write_numbers(tmp_path / "run")
     with (folder / "log.txt").open("a") as file:
-        file.write("[now] fastreid INFO: config configs/x.yml, output folder logs/x, seed 1\n" + made.table_of(31.0) + "\n")
+        file.write(
+            "[now] fastreid INFO: config configs/x.yml, output folder logs/x, seed 1\n" + made.table_of(31.0) + "\n"
+        )
     content = {"iteration": 300, "results": made.rows_of(31.5)}
     (folder / "results.json").write_text(json.dumps(content))
     run = read_run(folder)

@@ -101,9 +101,14 @@ def test_a_saved_group_has_what_the_published_program_reads_and_nothing_of_this_
     optimizer = MergedSGD(groups, lr=0.1, momentum=0.9)
     parameters[1].requires_grad_(False)
     found = optimizer.state_dict()["param_groups"]
-    assert [(group["name"], group["freeze"], group["params"]) for group in found] == [("layer.0", False, [0]), ("layer.1", True, [1])]
+    assert [(group["name"], group["freeze"], group["params"]) for group in found] == [
+        ("layer.0", False, [0]),
+        ("layer.1", True, [1]),
+    ]
     assert found[0].keys() == {"name", "freeze", "params", "lr", "momentum", "dampening", "weight_decay", "nesterov"}
-    published = torch.optim.SGD([{**group, "params": [p], "freeze": False} for group, p in zip(groups, parameters)], lr=0.1)
+    published = torch.optim.SGD(
+        [{**group, "params": [p], "freeze": False} for group, p in zip(groups, parameters)], lr=0.1
+    )
     published.load_state_dict(optimizer.state_dict())
     assert published.param_groups[1]["name"] == "layer.1" and published.param_groups[1]["freeze"]
 
@@ -122,7 +127,10 @@ def test_rates_decay_and_momentum_are_those_of_the_present_run_however_the_files
     train(parameters, saved)
     resumed_parameters, resumed = make(MergedSGD)
     resumed.load_state_dict(saved.state_dict())
-    assert [(g["lr"], g["weight_decay"], g["momentum"]) for g in resumed.param_groups] == [(0.1, 0.01, 0.9), (0.2, 0.02, 0.9)]
+    assert [(g["lr"], g["weight_decay"], g["momentum"]) for g in resumed.param_groups] == [
+        (0.1, 0.01, 0.9),
+        (0.2, 0.02, 0.9),
+    ]
     for mine, theirs in zip(resumed_parameters, parameters):
         assert torch.equal(resumed.state[mine]["momentum_buffer"], saved.state[theirs]["momentum_buffer"])
     _, shorter = make(torch.optim.SGD, RATES[:3])
@@ -137,7 +145,9 @@ def test_a_schedule_saves_a_rate_for_each_parameter():
     state = schedule.state_dict()
     assert state["base_lrs"] == list(RATES) and state["_last_lr"] == pytest.approx([rate * 0.75 for rate in RATES])
     parameters, fresh = make(MergedSGD)
-    resumed = ConstantLR(fresh, warmup_iters=8, warmup_factor=0.5, warmup_method="linear")  # other options than the file's
+    resumed = ConstantLR(
+        fresh, warmup_iters=8, warmup_factor=0.5, warmup_method="linear"
+    )  # other options than the file's
     resumed.load_state_dict(state)
     assert resumed.last_epoch == 2 and resumed.get_last_lr() == pytest.approx([0.0625, 0.125])
     assert [group["lr"] for group in fresh.param_groups] == resumed.get_last_lr()

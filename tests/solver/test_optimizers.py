@@ -94,7 +94,9 @@ def test_the_saved_state_is_in_the_models_order():
     state = optimizer.state_dict()["state"]
     assert [state[i]["momentum_buffer"].shape for i in range(len(chosen))] == [p.shape for p in chosen.values()]
     gates = gate_parameters(model)
-    assert [g["params"] for g in build_optimizer(cfg, model, "norm").state_dict()["param_groups"]] == [[i] for i in range(len(gates))]
+    assert [g["params"] for g in build_optimizer(cfg, model, "norm").state_dict()["param_groups"]] == [
+        [i] for i in range(len(gates))
+    ]
 
 
 def test_layer_groups_divide_the_trained_parameters():

@@ -50,7 +50,9 @@ def test_inner_ratio_cycle_matches_the_published_one():
 
 
 def test_an_odd_period_rises_for_its_smaller_half():
-    cfg = config("SOLVER.ITERS_PER_EPOCH", 1787)  # of the published run: a period of 8,935 meta steps, 4,467 of them rising
+    cfg = config(
+        "SOLVER.ITERS_PER_EPOCH", 1787
+    )  # of the published run: a period of 8,935 meta steps, 4,467 of them rising
     ratio = InnerRatio(cfg)
     steps = [ratio.value] + [ratio.advance() for _ in range(8935)]
     assert np.argmax(steps) == 4467 and steps[4467] == pytest.approx(0.1, abs=1e-15)
@@ -80,7 +82,9 @@ def test_gate_schedules_differ_as_named():
     assert cyclic[0] == cyclic[20] == min(cyclic) == pytest.approx(0.0001)
     assert cyclic[10] == max(cyclic) == pytest.approx(0.01) and cyclic[5] == cyclic[15] == pytest.approx(0.00505)
     cycle = ["SOLVER.CYCLIC_MIN_LR", 0.2, "SOLVER.CYCLIC_MAX_LR", 0.6, "SOLVER.CYCLIC_PERIOD_PER_EPOCH", 5.0]
-    assert rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *cycle), "norm", n=5) == pytest.approx([0.2, 0.4, 0.6, 0.4, 0.2])
+    assert rates(config("SOLVER.NORM_SCHEDULER", "cyclic", *cycle), "norm", n=5) == pytest.approx(
+        [0.2, 0.4, 0.6, 0.4, 0.2]
+    )
 
 
 @pytest.mark.parametrize("per_epoch", [10.0, 20.0, 30.0, 1000.0])

@@ -21,7 +21,16 @@ spec.loader.exec_module(tool)
 from fastreid.data.synthetic.layouts import PLANS, PUBLISHED, plan_prid, proportional, spread  # noqa: E402
 from fastreid.data.synthetic.people import stream  # noqa: E402
 from fastreid.data.synthetic.scenes import (  # noqa: E402
-    GAP, WIDE, WIDEST, Gap, look_of, make_camera, style_of, take_picture, wide_style)
+    GAP,
+    WIDE,
+    WIDEST,
+    Gap,
+    look_of,
+    make_camera,
+    style_of,
+    take_picture,
+    wide_style,
+)
 
 PATTERNS = {
     "Market-1501-v15.09.15": r"(bounding_box_(train|test)|query)/(-1|\d{4})_c[1-6]s[1-6]_\d{6,}_\d\d\.jpg",
@@ -77,11 +86,15 @@ def test_market_has_distractors_and_junk_in_the_gallery_only(root):
 
 
 def test_every_query_has_a_match_in_another_camera(root):
-    for folder, gallery, name in (("Market-1501-v15.09.15", "bounding_box_test", r"(.+?)_c(\d)s"),
-                                  ("DukeMTMC-reID", "bounding_box_test", r"(\d+)_c(\d)_"),
-                                  ("GRID", "gallery", r"(\d+)_(\d)_")):
-        parts = [{re.match(name, path.name).groups() for path in (root / folder / part).iterdir()}
-                 for part in ("probe" if folder == "GRID" else "query", gallery)]
+    for folder, gallery, name in (
+        ("Market-1501-v15.09.15", "bounding_box_test", r"(.+?)_c(\d)s"),
+        ("DukeMTMC-reID", "bounding_box_test", r"(\d+)_c(\d)_"),
+        ("GRID", "gallery", r"(\d+)_(\d)_"),
+    ):
+        parts = [
+            {re.match(name, path.name).groups() for path in (root / folder / part).iterdir()}
+            for part in ("probe" if folder == "GRID" else "query", gallery)
+        ]
         for person, camera in parts[0]:
             assert any(person == other and camera != view for other, view in parts[1])
 
@@ -121,9 +134,11 @@ def test_cuhk03_protocol_covers_the_images(root, boxes):
 
 def test_msmt17_lists_name_the_images(root):
     folder = root / "MSMT17_V1"
-    listed = [f"{'train' if part in ('train', 'val') else 'test'}/{line.split()[0]}"
-              for part in ("train", "val", "query", "gallery")
-              for line in (folder / f"list_{part}.txt").read_text().splitlines()]
+    listed = [
+        f"{'train' if part in ('train', 'val') else 'test'}/{line.split()[0]}"
+        for part in ("train", "val", "query", "gallery")
+        for line in (folder / f"list_{part}.txt").read_text().splitlines()
+    ]
     assert sorted(listed) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
 
 
@@ -145,9 +160,12 @@ def test_styles_of_wide_folders_differ_more_than_those_of_folders():
 def shots_of(domain: str, gap: Gap) -> list:
     """Pictures of two people by two cameras, five takes of each, and the looks of fifty."""
     cameras = [make_camera(1, domain, number, (64, 32), gap) for number in range(2)]
-    return [take_picture(1, domain, person, cameras[number], stream(1, "take", person, number, take), gap=gap).tobytes()
-            for person in range(2) for number in range(2) for take in range(5)] + [
-        look_of(1, domain, person, gap) for person in range(50)]
+    return [
+        take_picture(1, domain, person, cameras[number], stream(1, "take", person, number, take), gap=gap).tobytes()
+        for person in range(2)
+        for number in range(2)
+        for take in range(5)
+    ] + [look_of(1, domain, person, gap) for person in range(50)]
 
 
 def differ(domain: str, first: Gap, second: Gap) -> bool:
@@ -189,10 +207,13 @@ def test_a_wardrobe_is_a_set_s_own_and_vividness_is_how_unlike_its_colours_are()
 def test_the_gap_is_read_and_noted_where_it_changes_images(tmp_path, capsys):
     assert tool.read_gap([]) == GAP and tool.read_gap(["old"]) == WIDEST
     assert tool.read_gap(["old", "colour=0.25", "vividness=2"]) == replace(WIDEST, colour=0.25, vividness=2.0)
-    for words, message in ((["colours=1"], "--gap colours=1: expected old, or PART=X with a part out of colour, "),
-                           (["colour"], "PART=X"), (["colour=-1"], "a number from 0 on"),
-                           (["light=x"], "a number from 0 on"),
-                           (["background=1.5"], "of background at most 1")):
+    for words, message in (
+        (["colours=1"], "--gap colours=1: expected old, or PART=X with a part out of colour, "),
+        (["colour"], "PART=X"),
+        (["colour=-1"], "a number from 0 on"),
+        (["light=x"], "a number from 0 on"),
+        (["background=1.5"], "of background at most 1"),
+    ):
         assert draw(tmp_path, "--scale", "tiny", "--folder", "mine", "--gap", *words) == 2
         assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
     options = ["--scale", "tiny", "--folder", "near", "--wide-folder", "far", "--sets", "viper"]
@@ -207,8 +228,12 @@ def test_wide_folders_beside_folders_of_the_same_layout(tmp_path, capsys):
     assert draw(tmp_path, "--scale", "tiny", "--folder", "near", "--wide-folder", "far") == 0
     assert {path.name for path in tmp_path.iterdir()} == {"near", "far"}
     near, far = contents(tmp_path / "near"), contents(tmp_path / "far")
-    assert len(near) == len(far) and all(Path(name).parts[0] in ("train", "query", "gallery") for name in far if name != tool.MARKER)
-    assert draw(tmp_path, "--scale", "tiny", "--folder", "far") == 2, "a folder of another style must not be taken for it"
+    assert len(near) == len(far) and all(
+        Path(name).parts[0] in ("train", "query", "gallery") for name in far if name != tool.MARKER
+    )
+    assert draw(tmp_path, "--scale", "tiny", "--folder", "far") == 2, (
+        "a folder of another style must not be taken for it"
+    )
     assert "drawn with other options" in capsys.readouterr().err
 
 
@@ -257,10 +282,23 @@ def test_a_set_of_other_options_is_replaced_only_when_told(tmp_path, capsys):
     assert contents(tmp_path) != before
 
 
-@pytest.mark.parametrize("options", [("--sets", "vipper"), ("--ids", "2"), ("--images", "1"), ("--size", "64"),
-                                     ("--size", "8x8"), ("--workers", "0"), ("--folder", "a/b"), ("--folder", "viper"),
-                                     ("--wide-folder", "viper"), ("--folder", "mine", "--wide-folder", "mine"),
-                                     ("--scale", "published", "--images", "9"), ("--seed", "-1")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--sets", "vipper"),
+        ("--ids", "2"),
+        ("--images", "1"),
+        ("--size", "64"),
+        ("--size", "8x8"),
+        ("--workers", "0"),
+        ("--folder", "a/b"),
+        ("--folder", "viper"),
+        ("--wide-folder", "viper"),
+        ("--folder", "mine", "--wide-folder", "mine"),
+        ("--scale", "published", "--images", "9"),
+        ("--seed", "-1"),
+    ],
+)
 def test_a_wrong_option_is_one_line(tmp_path, capsys, options):
     assert draw(tmp_path, *options) == 2
     message = capsys.readouterr().err
@@ -268,10 +306,21 @@ def test_a_wrong_option_is_one_line(tmp_path, capsys, options):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "images", "people"), [
-    ("cuhk02", 7264, 1816), ("market1501", 29419, 1501), ("dukemtmc", 36411, 1812), ("cuhk_sysu", 34574, 11934),
-    ("cuhk03", 14097 + 14096, 1467), ("grid", 500, 250), ("prid", 385 + 749, 200 + 185 + 549), ("ilids", 476, 119),
-    ("viper", 2 * 632, 632), ("msmt17", 126441, 4101)])
+@pytest.mark.parametrize(
+    ("name", "images", "people"),
+    [
+        ("cuhk02", 7264, 1816),
+        ("market1501", 29419, 1501),
+        ("dukemtmc", 36411, 1812),
+        ("cuhk_sysu", 34574, 11934),
+        ("cuhk03", 14097 + 14096, 1467),
+        ("grid", 500, 250),
+        ("prid", 385 + 749, 200 + 185 + 549),
+        ("ilids", 476, 119),
+        ("viper", 2 * 632, 632),
+        ("msmt17", 126441, 4101),
+    ],
+)
 def test_published_scale_has_the_published_counts(name, images, people):
     plan = PLANS[name](0, PUBLISHED[name])
     of_people = [shot for shot in plan.shots if shot.identity < tool.NOBODY]
@@ -291,12 +340,17 @@ def test_shares_add_up():
 
 def pictures(domain: str, people: int, cameras: int, takes: int) -> np.ndarray:
     """(people, cameras, takes, 64, 32, 3) float drawings."""
+
     def picture(person: int, camera: int, take: int) -> np.ndarray:
         rng = stream(0, "test", person, camera, take)
         return np.asarray(take_picture(0, domain, person, make_camera(0, domain, camera, (64, 32)), rng), dtype=float)
 
-    return np.array([[[picture(person, camera, take) for take in range(takes)] for camera in range(cameras)]
-                     for person in range(people)])
+    return np.array(
+        [
+            [[picture(person, camera, take) for take in range(takes)] for camera in range(cameras)]
+            for person in range(people)
+        ]
+    )
 
 
 def test_clothes_last_while_cameras_differ():

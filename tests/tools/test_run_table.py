@@ -63,7 +63,10 @@ def work(tmp_path_factory):
         (folder / "configs" / f"{name}.yml").write_text(TABLE)
     address = str(folder / "socket")
     command = f"[{str(ROOT / 'tools' / 'train_net.py')!r}, *sys.argv[1:]]"
-    script = f"import sys\nsys.path.insert(0, {str(SERVER.parent)!r})\nfrom command_server import run\nrun({address!r}, {command})\n"
+    script = (
+        f"import sys\nsys.path.insert(0, {str(SERVER.parent)!r})\n"
+        f"from command_server import run\nrun({address!r}, {command})\n"
+    )
     (folder / "tools" / "train_net.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen([sys.executable, str(SERVER), address], env=environment)

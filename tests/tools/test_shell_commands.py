@@ -49,7 +49,9 @@ def test_data_sets_of_the_list_are_linked(project, tmp_path, shell):
     output = run(project, shell, "symbolic_link_dataset.sh")
     assert "2 new link(s) in datasets/" in output
     assert {path.name: path.resolve() for path in (project / "datasets").iterdir() if path.is_symlink()} == {
-        "GRID": disk / "GRID", "viper": disk / "viper"}
+        "GRID": disk / "GRID",
+        "viper": disk / "viper",
+    }
     # Again, from elsewhere, with one that has gone: the others stay, and one line says what is missing.
     (disk / "viper").rmdir()
     output = run(project, shell, str(project / "symbolic_link_dataset.sh"), cwd=tmp_path, status=2)
@@ -112,7 +114,8 @@ def test_make_all_builds_with_the_projects_python_and_loads_what_was_built(tmp_p
     # Stands for the build, which tests/evaluation/test_extension_build.py does.
     (tmp_path / "setup.py").write_text(
         "import sys\nassert sys.argv[1:] == ['build_ext', '--inplace']\n"
-        "open('fastreid/evaluation/rank_cylib/rank_cy.py', 'w').close()\n")
+        "open('fastreid/evaluation/rank_cylib/rank_cy.py', 'w').close()\n"
+    )
     environment = {**os.environ, "PYTHON": sys.executable}
     command = ["make", "-C", str(folder), "all"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -17,7 +17,14 @@ def main(args):
     dist.all_reduce(total)
     if args.wrong:
         raise UserError("no such path: check it")
-    facts = [os.getpid(), dist.get_world_size(), int(total), os.environ["LOCAL_RANK"], torch.get_num_threads(), int(args.resume)]
+    facts = [
+        os.getpid(),
+        dist.get_world_size(),
+        int(total),
+        os.environ["LOCAL_RANK"],
+        torch.get_num_threads(),
+        int(args.resume),
+    ]
     if args.saves and dist.get_rank() == 0:
         note_checkpoint()
     (args.folder / str(dist.get_rank())).write_text(" ".join(map(str, facts)))

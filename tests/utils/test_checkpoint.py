@@ -333,7 +333,9 @@ def test_a_damaged_file_is_an_error(tmp_path, trained, content):
 def test_a_file_of_something_else_is_an_error(tmp_path, content):
     path = tmp_path / "other.pth"
     torch.save(content, path)
-    assert "is not a checkpoint: expected a `model` or `state_dict` entry with tensors by name" in resume_error(Run(tmp_path), path)
+    assert "is not a checkpoint: expected a `model` or `state_dict` entry with tensors by name" in resume_error(
+        Run(tmp_path), path
+    )
 
 
 def test_a_missing_file_is_an_error(tmp_path):

@@ -10,7 +10,15 @@ import pytest
 
 from fastreid.utils import files
 from fastreid.utils.errors import UserError
-from fastreid.utils.files import atomic_path, open_own, refuse_inputs, remove_leftovers, write_bytes, write_json, write_text
+from fastreid.utils.files import (
+    atomic_path,
+    open_own,
+    refuse_inputs,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_only_at_the_end(tmp_path):

@@ -13,8 +13,8 @@ import pytest
 
 from fastreid.utils import launch as launching
 from fastreid.utils.errors import UserError
-from fastreid.utils.machine import num_cores
 from fastreid.utils.launch import LAUNCHER_VARIABLES, add_launch_arguments, launch, meeting_point
+from fastreid.utils.machine import num_cores
 
 SCRIPT = Path(__file__).with_name("launched_command.py")
 TIMEOUT = 60  # seconds
@@ -90,7 +90,9 @@ def test_a_port_in_use_is_named():
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use"):
-            launch(lambda args: pytest.fail("ran"), arguments("--num-gpus", "2", "--dist-url", f"tcp://localhost:{port}"))
+            launch(
+                lambda args: pytest.fail("ran"), arguments("--num-gpus", "2", "--dist-url", f"tcp://localhost:{port}")
+            )
 
 
 def test_arguments_that_contradict_torchrun(monkeypatch):
@@ -99,7 +101,12 @@ def test_arguments_that_contradict_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="has RANK, WORLD_SIZE but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
         launch(lambda args: pytest.fail("ran"), arguments())
-    for name, value in {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="torchrun has started 2 process"):
         launch(lambda args: pytest.fail("ran"), arguments("--num-gpus", "4"))

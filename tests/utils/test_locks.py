@@ -61,7 +61,9 @@ def test_a_holder_on_another_machine_is_named_at_once(tmp_path):
     path = tmp_path / "lock"
     with lock_file(path):
         path.write_text(f"{NO_PROCESS} other-machine")
-        with pytest.raises(UserError, match=f"in use by process {NO_PROCESS} on other-machine, .* choose another folder"):
+        with pytest.raises(
+            UserError, match=f"in use by process {NO_PROCESS} on other-machine, .* choose another folder"
+        ):
             with lock_file(path):
                 pass
 

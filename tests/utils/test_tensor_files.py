@@ -46,7 +46,13 @@ def tensor(numbers):
     """A pickle's bytes for a tensor of that many numbers."""
     size = b"J" + numbers.to_bytes(4, "little")
     kept = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + size + b"tQ"
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + kept + b"K\x00" + size + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + kept
+        + b"K\x00"
+        + size
+        + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
 def refusal(path):
@@ -94,7 +100,10 @@ def test_a_file_that_calls_a_function_is_refused_by_the_functions_name(tmp_path,
         (b"(cposix\nsystem\nS'touch made'\no.", "posix.system"),
         (b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94\x93\x8c\x0atouch made\x85R.", "posix.system"),
         (b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x940h\x00h\x01\x93\x8c\x0atouch made\x85R.", "posix.system"),
-        (tensor(2) + b"K\x00K\x01s.", "Tensor"),  # writes into a tensor by what is for dictionaries: before PyTorch 2.10
+        (
+            tensor(2) + b"K\x00K\x01s.",
+            "Tensor",
+        ),  # writes into a tensor by what is for dictionaries: before PyTorch 2.10
         (tensor(2000) + b".", "cannot take"),  # more numbers than the file has
     ],
     ids=["instance", "object", "from the stack", "from the memo", "item of a tensor", "too few numbers"],
@@ -153,7 +162,9 @@ def test_a_trusted_file_that_cannot_be_read_says_what_it_needs(tmp_path):
 WEIGHTS = {"backbone.weight": torch.zeros(2), "heads.modules.bias": torch.ones(1)}
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.module."]
+)
 @pytest.mark.parametrize("entry", ["", "model", "state_dict", "model/state_dict", "state_dict/model"])
 def test_weights_have_their_plain_names_however_they_are_kept(prefix, entry):
     content = {prefix + name: value for name, value in WEIGHTS.items()}
@@ -168,7 +179,8 @@ def test_a_part_that_was_compiled_has_its_plain_names():
 
 
 @pytest.mark.parametrize(
-    "content", [3, [], {}, {"model": 3}, {"weight": 1}, {1: torch.zeros(1)}, {"a": torch.zeros(1), "module.a": torch.ones(1)}]
+    "content",
+    [3, [], {}, {"model": 3}, {"weight": 1}, {1: torch.zeros(1)}, {"a": torch.zeros(1), "module.a": torch.ones(1)}],
 )
 def test_what_is_no_file_of_weights_has_no_names(content):
     assert named_tensors(content) is None and named_tensors({"state_dict": content}) is None

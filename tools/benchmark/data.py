@@ -27,9 +27,9 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also runs from a checkout that is not installed
 
-from fastreid.config import get_cfg  # noqa: E402
-from fastreid.data.build import build_loader, build_sampler, number_items  # noqa: E402
-from fastreid.data.datasets.bases import Items  # noqa: E402
+from fastreid.config import get_cfg
+from fastreid.data.build import build_loader, build_sampler, number_items
+from fastreid.data.datasets.bases import Items
 
 # Images, identities and cameras of the five sources of the published multi-source runs.
 SOURCES = {
@@ -217,8 +217,10 @@ def measure_images(number: int, size: tuple[int, int], workers: list[int]) -> No
             ram_filling, ram_filled = epoch_rates(in_memory, "ram", count)
             rates = (without, filling, filled, ram_filling, ram_filled)
             rows.append([count, *(f"{rate:,.0f}" for rate in rates), f"{filled / without:.1f} x"])
-    print(f"\nImages per second of a training loader: {number:,} JPEG files of {size[0]}x{size[1]}, resized to "
-          f"256x128, flipped, padded, cropped; batches of {BATCH}; files in the system's page cache\n")
+    print(
+        f"\nImages per second of a training loader: {number:,} JPEG files of {size[0]}x{size[1]}, resized to "
+        f"256x128, flipped, padded, cropped; batches of {BATCH}; files in the system's page cache\n"
+    )
     header = ["workers", "no cache", "filling a folder", "folder filled", "filling ram", "ram filled", "filled / none"]
     print(tabulate(rows, header, tablefmt="pipe"))
 

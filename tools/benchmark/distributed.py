@@ -5,8 +5,8 @@
     python tools/benchmark/distributed.py --processes 1 2 4 --batch 80 --size 256 128 --sync
 
 Prints the time of one iteration (a base step and a meta step, images made up and loaded beforehand) and the share of it
-that a process spends in collectives, waiting for the others included. The share is measured in iterations of their own, in
-which the gradients' averaging does not overlap with the backward pass, as it does otherwise.
+that a process spends in collectives, waiting for the others included. The share is measured in iterations of their own,
+in which the gradients' averaging does not overlap with the backward pass, as it does otherwise.
 """
 
 import argparse
@@ -22,18 +22,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also runs from a checkout that is not installed
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from tabulate import tabulate  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+import torch.distributed as dist
+from tabulate import tabulate
+from torch import Tensor
 
-from fastreid.config import CfgNode, get_cfg  # noqa: E402
-from fastreid.engine import SimpleTrainer  # noqa: E402
-from fastreid.modeling import build_model  # noqa: E402
-from fastreid.solver import build_optimizer  # noqa: E402
-from fastreid.utils.errors import run_command  # noqa: E402
-from fastreid.utils.launch import launch  # noqa: E402
-from fastreid.utils.processes import num_processes, process_rank  # noqa: E402
+from fastreid.config import CfgNode, get_cfg
+from fastreid.engine import SimpleTrainer
+from fastreid.modeling import build_model
+from fastreid.solver import build_optimizer
+from fastreid.utils.errors import run_command
+from fastreid.utils.launch import launch
+from fastreid.utils.processes import num_processes, process_rank
 
 DOMAINS, INSTANCES, CLASSES = 5, 4, 1000
 COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "all_gather_object")
@@ -68,10 +68,14 @@ class Stopwatch:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time per iteration and share of communication, by number of processes.")
+    parser = argparse.ArgumentParser(
+        description="Time per iteration and share of communication, by number of processes."
+    )
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--iterations", type=int, default=5, help="measured ones, after two to warm up")
-    parser.add_argument("--batch", type=int, default=40, help=f"of all processes together, a multiple of {DOMAINS * INSTANCES}")
+    parser.add_argument(
+        "--batch", type=int, default=40, help=f"of all processes together, a multiple of {DOMAINS * INSTANCES}"
+    )
     parser.add_argument("--size", type=int, nargs=2, default=[128, 64], metavar=("H", "W"), help="of the images")
     parser.add_argument("--depth", type=int, default=10, help="ten times MobileNetV2's width")
     parser.add_argument("--sync", action="store_true", help="batch statistics of all processes (MODEL.NORM.SYNC)")
@@ -144,14 +148,21 @@ def main() -> None:
     args = parse_args()
     args.num_machines, args.machine_rank, args.dist_url, args.max_restarts = 1, 0, "auto", 0
     rows = []
-    for args.num_gpus in args.processes:
+    for number in args.processes:
+        args.num_gpus = number
         with tempfile.TemporaryDirectory() as folder:
             args.result = Path(folder) / "result.json"
             launch(measure, args)
             found = json.loads(args.result.read_text())
         rows.append([args.num_gpus, found["seconds"], found["communication"]])
-    table = [[n, f"{seconds:.3f}", f"x{rows[0][1] / seconds:.2f}", f"{100 * share:.0f} %"] for n, seconds, share in rows]
-    print(tabulate(table, ["processes", "s / iteration", "speed", "communication"], tablefmt="pipe", disable_numparse=True))
+    table = [
+        [n, f"{seconds:.3f}", f"x{rows[0][1] / seconds:.2f}", f"{100 * share:.0f} %"] for n, seconds, share in rows
+    ]
+    print(
+        tabulate(
+            table, ["processes", "s / iteration", "speed", "communication"], tablefmt="pipe", disable_numparse=True
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -32,13 +32,7 @@ from tabulate import tabulate  # noqa: E402
 
 from fastreid.config import get_cfg  # noqa: E402
 from fastreid.data.build import load_test_set  # noqa: E402
-from fastreid.evaluation import (  # noqa: E402
-    FeatureDistances,
-    compute_distance,
-    evaluate_blocks,
-    evaluate_rank,
-    evaluate_roc,
-)
+from fastreid.evaluation import FeatureDistances, compute_distance, evaluate_blocks, evaluate_rank, evaluate_roc  # noqa: E402
 from fastreid.evaluation.extraction import extract_features  # noqa: E402
 from fastreid.evaluation.reid_evaluation import evaluate  # noqa: E402
 from fastreid.evaluation.results import FPRS  # noqa: E402

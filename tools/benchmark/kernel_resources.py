@@ -23,17 +23,23 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "0"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch  # noqa: E402
-import triton  # noqa: E402
-from tabulate import tabulate  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-from triton.runtime.jit import JITFunction  # noqa: E402
+import torch
+import triton
+from tabulate import tabulate
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
-from fastreid.layers import norm_factory  # noqa: E402
-from fastreid.layers.kernels import TRITON  # noqa: E402
+from fastreid.layers import norm_factory
+from fastreid.layers.kernels import TRITON
 
-TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64", torch.int64: "i64"}
+TYPES = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.int64: "i64",
+}
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 COLUMNS = ("kernel", "maps", "sm", "registers", "spilled bytes", "shared bytes")
 

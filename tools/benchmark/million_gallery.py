@@ -18,14 +18,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from fastreid.evaluation import FeatureDistances, evaluate_blocks  # noqa: E402
-from fastreid.evaluation.rank import find_same_identity, match_ranks  # noqa: E402
-from fastreid.evaluation.results import FPRS  # noqa: E402
-from fastreid.evaluation.streaming import BLOCK_SIZE  # noqa: E402
-from fastreid.utils.memory import peak_memory_mb  # noqa: E402
+from fastreid.evaluation import FeatureDistances, evaluate_blocks
+from fastreid.evaluation.rank import find_same_identity, match_ranks
+from fastreid.evaluation.results import FPRS
+from fastreid.evaluation.streaming import BLOCK_SIZE
+from fastreid.utils.memory import peak_memory_mb
 
 NOISE = (0.5, 2.0, 4.0)  # of each query's matches, against features of variance 1
 

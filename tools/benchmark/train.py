@@ -7,14 +7,15 @@
 
 The plain way is the published composition: F.batch_norm, F.instance_norm and the gates' mixture as separate
 operations, NCHW, one optimizer group per parameter, gradients of every parameter in the meta step, losses read in each
-step. Each measurement is a process of its own; the ways take turns, several rounds, so that a busy moment of the machine
-meets all of them. Images are random numbers, weights are random: speed does not depend on them.
+step. Each measurement is a process of its own; the ways take turns, several rounds, so that a busy moment of the
+machine meets all of them. Images are random numbers, weights are random: speed does not depend on them.
 
-The ways: `plain` as it was run; `plain, reuse` the same in a process that reuses freed memory (utils/memory.py), as ours
-does; `eager`; `kernels`, SOLVER.COMPILE auto on a GPU; `norm` and `model`, SOLVER.COMPILE; `checkpoint`,
+The ways: `plain` as it was run; `plain, reuse` the same in a process that reuses freed memory (utils/memory.py), as
+ours does; `eager`; `kernels`, SOLVER.COMPILE auto on a GPU; `norm` and `model`, SOLVER.COMPILE; `checkpoint`,
 MODEL.BACKBONE.CHECKPOINT of the stages with the largest maps; `bf16` on the CPU and `fp16` on a GPU, SOLVER.AMP.
 
-Launches are those of a base and a meta step: on the CPU the operations that would be kernels on a GPU, there the kernels.
+Launches are those of a base and a meta step: on the CPU the operations that would be kernels on a GPU, there the
+kernels.
 Under a table stand the floors of an iteration: the convolutions' arithmetic and the maps' way through memory, at the
 speeds of a matrix product and of a copy that are measured here.
 """
@@ -44,6 +45,7 @@ from tabulate import tabulate  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.autograd import DeviceType  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
+from training_profile import Floors, copy_speed, matmul_speed, tables  # noqa: E402
 
 from fastreid.config import CfgNode, get_cfg  # noqa: E402
 from fastreid.engine import SimpleTrainer, train_loop  # noqa: E402
@@ -56,8 +58,6 @@ from fastreid.modeling.backbones.resnet import ResNet  # noqa: E402
 from fastreid.solver import build_optimizer  # noqa: E402
 from fastreid.utils.launches import LaunchCounter  # noqa: E402
 from fastreid.utils.memory import keep_freed_memory, peak_memory_mb  # noqa: E402
-
-from training_profile import Floors, copy_speed, matmul_speed, tables  # noqa: E402
 
 CONFIGS = {"mobilenet": "configs/Sample/DG-mobilenet.yml", "resnet": "configs/Sample/DG-resnet.yml"}
 ON_GPU = torch.cuda.is_available()
@@ -132,7 +132,9 @@ def make_trainer(cfg: CfgNode, model_name: str, way: str, batch: int) -> SimpleT
         model.to(memory_format=torch.contiguous_format)
         model.forward = plain_forward(model)
         groups = [
-            torch.optim.SGD(optimizer_groups(cfg, model, which), lr=0.01, momentum=0.9 * (which == "main"), foreach=False)
+            torch.optim.SGD(
+                optimizer_groups(cfg, model, which), lr=0.01, momentum=0.9 * (which == "main"), foreach=False
+            )
             for which in ("main", "norm")
         ]
         kind = PlainTrainer
@@ -285,7 +287,9 @@ def main() -> None:
     ways = {"default": USUAL_WAYS, "choices": WAYS, "metavar": "WAY", "help": ", ".join(WAYS)}
     parser.add_argument("--ways", "--way", nargs="+", **ways)
     parser.add_argument("--size", nargs=2, type=int, default=[256, 128], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--iterations", type=int, default=10 if ON_GPU else 3, help="in each process, after a first one")
+    parser.add_argument(
+        "--iterations", type=int, default=10 if ON_GPU else 3, help="in each process, after a first one"
+    )
     parser.add_argument("--rounds", type=int, default=2, help="processes for each way")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write traces, print shares and floors instead")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

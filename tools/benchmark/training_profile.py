@@ -8,8 +8,8 @@ pass, over the speed of copying measured here.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Callable, Iterable
 
 import torch
 from tabulate import tabulate
@@ -20,9 +20,31 @@ from torch.profiler import ProfilerActivity, profile
 GROUPS = {
     "convolutions": ("conv", "mkldnn", "cudnn"),
     "optimizer": ("Optimizer", "sgd", "_foreach", "lerp", "zero_grad"),
-    "losses, head": ("aten::mm", "addmm", "softmax", "nll", "cdist", "native_batch_norm", "avg_pool", "matmul", "where"),
+    "losses, head": (
+        "aten::mm",
+        "addmm",
+        "softmax",
+        "nll",
+        "cdist",
+        "native_batch_norm",
+        "avg_pool",
+        "matmul",
+        "where",
+    ),
     "normalization, activation, shortcut": (
-        "Normalize", "triton", "graph_", "inductor", "Compiled", "hardtanh", "clamp", "sub", "mul", "add", "sum", "mean", "rsqrt"
+        "Normalize",
+        "triton",
+        "graph_",
+        "inductor",
+        "Compiled",
+        "hardtanh",
+        "clamp",
+        "sub",
+        "mul",
+        "add",
+        "sum",
+        "mean",
+        "rsqrt",
     ),
     "copies, casts, memory": ("copy", "empty", "to_copy", "fill", "zero", "cat", "clone", "resize"),
 }
@@ -48,11 +70,21 @@ def profile_step(name: str, step: Callable[[], object], model: nn.Module, folder
         shares[group] += event.self_device_time_total if cuda else event.self_cpu_time_total
     total = sum(shares.values())
     device = next(model.parameters()).device
-    rows = [[group, f"{100 * value / total:.1f} %", f"{seconds * value / total:.2f} s"] for group, value in shares.items()]
+    rows = [
+        [group, f"{100 * value / total:.1f} %", f"{seconds * value / total:.2f} s"] for group, value in shares.items()
+    ]
     rows.append(["whole step", "", f"{seconds:.2f} s"])
     speed, copying = matmul_speed(device), copy_speed(device)
-    rows.append([f"floor, {floors.flops / 1e9:.0f} Gflop at {speed / 1e9:.0f} Gflop/s", "", f"{floors.flops / speed:.2f} s"])
-    rows.append([f"floor, {floors.bytes / 1e9:.1f} GB of maps at {copying / 1e9:.1f} GB/s", "", f"{floors.bytes / copying:.2f} s"])
+    rows.append(
+        [f"floor, {floors.flops / 1e9:.0f} Gflop at {speed / 1e9:.0f} Gflop/s", "", f"{floors.flops / speed:.2f} s"]
+    )
+    rows.append(
+        [
+            f"floor, {floors.bytes / 1e9:.1f} GB of maps at {copying / 1e9:.1f} GB/s",
+            "",
+            f"{floors.bytes / copying:.2f} s",
+        ]
+    )
     return f"{name} step\n{tabulate(rows, ['part', 'share', 'time'], tablefmt='github', disable_numparse=True)}"
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from fastreid.data.datasets.bases import Items, ReidDataset, Split, TestSet
 from fastreid.data.datasets.cuhk02 import CUHK02
 from fastreid.data.datasets.cuhk03 import (
-    CUHK03, CUHK03Classic, CUHK03ClassicLabeled, CUHK03Labeled, DGCUHK03Detected, DGCUHK03Labeled)
+    CUHK03,
+    CUHK03Classic,
+    CUHK03ClassicLabeled,
+    CUHK03Labeled,
+    DGCUHK03Detected,
+    DGCUHK03Labeled,
+)
 from fastreid.data.datasets.cuhk_sysu import CUHKSYSU
 from fastreid.data.datasets.dukemtmc import DGDukeMTMC, DukeMTMC
 from fastreid.data.datasets.files import datasets_root
@@ -74,9 +80,11 @@ def build_dataset(name: str, root: Path) -> ReidDataset:
     if name not in DATASETS:
         # In lower case, since a wrong case is the commonest slip.
         spelling = {known.lower(): known for known in DATASETS}
-        nearest = [known for known in spelling if name.lower() in known] or \
-            difflib.get_close_matches(name.lower(), spelling, n=3, cutoff=0.5)
+        nearest = [known for known in spelling if name.lower() in known] or difflib.get_close_matches(
+            name.lower(), spelling, n=3, cutoff=0.5
+        )
         names = ", ".join(spelling[known] for known in nearest) or ", ".join(DATASETS)
-        raise UserError(f"there is no data set {name!r}: did you mean one of {names}? "
-                        f"A folder of your own is named {PREFIX}<name>")
+        raise UserError(
+            f"there is no data set {name!r}: did you mean one of {names}? A folder of your own is named {PREFIX}<name>"
+        )
     return DATASETS[name](root, name)

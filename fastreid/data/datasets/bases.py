@@ -13,7 +13,6 @@ import numpy as np
 from fastreid.data.datasets.files import image_names, require_dataset_folder, require_subfolder
 from fastreid.utils.errors import UserError
 
-
 MOST = 2**53  # beyond all numbers that data sets have, and within what arrays and files hold
 
 
@@ -31,31 +30,40 @@ class Items:
 
     def __post_init__(self) -> None:
         if not (self.paths.ndim == 1 and self.paths.shape == self.pids.shape == self.camids.shape):
-            raise ValueError(f"expected three 1-D arrays of one length, found shapes {self.paths.shape}, "
-                             f"{self.pids.shape} and {self.camids.shape}")
+            raise ValueError(
+                f"expected three 1-D arrays of one length, found shapes {self.paths.shape}, "
+                f"{self.pids.shape} and {self.camids.shape}"
+            )
         if len(self) and self.camids.min() < 0:
             raise ValueError(f"camera numbers must be >= 0, found {self.camids.min()}")
 
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[str, int, int]]) -> Items:
-        """Build from (path, pid, camid) rows; raises UserError for a number that no array holds, as of a name of digits."""
+        """Build from (path, pid, camid) rows; raises UserError for a number that no array holds, as of a name of
+        digits."""
         rows = list(rows)
         for path, *numbers in rows:
             if max(numbers, default=0) > MOST:
-                raise UserError(f"{path}: the name holds the number {max(numbers)}, expected identity and camera up to "
-                                f"{MOST}: rename or remove the file")
-        return cls(np.array([row[0] for row in rows], dtype=np.str_),
-                   np.array([row[1] for row in rows], dtype=np.int64),
-                   np.array([row[2] for row in rows], dtype=np.int64))
+                raise UserError(
+                    f"{path}: the name holds the number {max(numbers)}, expected identity and camera up to "
+                    f"{MOST}: rename or remove the file"
+                )
+        return cls(
+            np.array([row[0] for row in rows], dtype=np.str_),
+            np.array([row[1] for row in rows], dtype=np.int64),
+            np.array([row[2] for row in rows], dtype=np.int64),
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Items]) -> Items:
         """Join several item sets in the order given; none at all gives an empty one."""
         if not parts:
             return cls.from_rows([])
-        return cls(np.concatenate([part.paths for part in parts]),
-                   np.concatenate([part.pids for part in parts]),
-                   np.concatenate([part.camids for part in parts]))
+        return cls(
+            np.concatenate([part.paths for part in parts]),
+            np.concatenate([part.pids for part in parts]),
+            np.concatenate([part.camids for part in parts]),
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,8 +97,7 @@ class TestSet:
     def from_query_gallery(cls, query: Items, gallery: Items) -> TestSet:
         """A test with a single split whose query and gallery images are different files."""
         order = np.arange(len(query) + len(gallery))
-        return cls(Items.concatenate([query, gallery]),
-                   [Split("split_1", order[:len(query)], order[len(query):])])
+        return cls(Items.concatenate([query, gallery]), [Split("split_1", order[: len(query)], order[len(query) :])])
 
 
 def pid_and_camid(match: re.Match) -> tuple[int, int]:
@@ -119,8 +126,10 @@ class ReidDataset:
 
     def train(self) -> Items:
         """The images to train on; raises UserError for a set that is for testing only."""
-        raise UserError(f"{self.name} has no training part: name it in DATASETS.TESTS only, and take it out of "
-                        f"DATASETS.NAMES and META.DATA.NAMES")
+        raise UserError(
+            f"{self.name} has no training part: name it in DATASETS.TESTS only, and take it out of "
+            f"DATASETS.NAMES and META.DATA.NAMES"
+        )
 
     def test(self) -> TestSet:
         """The images and splits to test on; raises UserError for a set that is for training only."""
@@ -131,8 +140,13 @@ class ReidDataset:
         """A folder inside the data set's; raises UserError if it is missing."""
         return require_subfolder(self.name, self.path.joinpath(*parts))
 
-    def read_images(self, folder: Path, pattern: re.Pattern, example: str,
-                    decode: Callable[[re.Match], tuple[int, int]] = pid_and_camid) -> Items:
+    def read_images(
+        self,
+        folder: Path,
+        pattern: re.Pattern,
+        example: str,
+        decode: Callable[[re.Match], tuple[int, int]] = pid_and_camid,
+    ) -> Items:
         """List a folder's images in name order and read identity and camera from each name.
 
         `pattern` is matched from the start of the file name, `decode` turns the match into (pid, camid).
@@ -148,8 +162,10 @@ class ReidDataset:
 
     def bad_name(self, path: Path, example: str) -> UserError:
         """The error that a file name cannot be read."""
-        return UserError(f"{self.name}: cannot read identity and camera from the file name {path}: expected names like "
-                         f"{example}; rename or remove the file")
+        return UserError(
+            f"{self.name}: cannot read identity and camera from the file name {path}: expected names like "
+            f"{example}; rename or remove the file"
+        )
 
     def one_image_per_person(self, items: Items) -> dict[int, str]:
         """Image file name (relative to the data set's folder) by identity; raises UserError if somebody has two."""
@@ -157,8 +173,10 @@ class ReidDataset:
         for path, pid in zip(items.paths.tolist(), items.pids.tolist(), strict=True):
             file_name = self.relative_name(path)
             if pid in images:
-                raise UserError(f"{self.name}: person {pid} has two images in one camera, {images[pid]} and "
-                                f"{file_name} in {self.path}, where the protocol has one: remove one")
+                raise UserError(
+                    f"{self.name}: person {pid} has two images in one camera, {images[pid]} and "
+                    f"{file_name} in {self.path}, where the protocol has one: remove one"
+                )
             images[pid] = file_name
         return images
 

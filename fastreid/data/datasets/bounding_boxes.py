@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from fastreid.data.datasets.bases import Items, ReidDataset, TestSet
 
-JUNK = -1        # a box that is neither a person of the set nor a clear distractor: used nowhere
-DISTRACTOR = 0   # a box of nobody in particular: makes the gallery harder
+JUNK = -1  # a box that is neither a person of the set nor a clear distractor: used nowhere
+DISTRACTOR = 0  # a box of nobody in particular: makes the gallery harder
 
 
 class BoundingBoxDataset(ReidDataset):

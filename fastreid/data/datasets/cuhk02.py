@@ -26,11 +26,14 @@ class CUHK02(ReidDataset):
 
     def train(self) -> Items:
         """All images."""
-        return Items.concatenate([self.read_camera(pair, view)
-                                  for pair in range(1, NUM_PAIRS + 1) for view in (1, 2)])
+        return Items.concatenate([self.read_camera(pair, view) for pair in range(1, NUM_PAIRS + 1) for view in (1, 2)])
 
     def read_camera(self, pair: int, view: int) -> Items:
         """The images of one camera of a pair."""
         camid = 2 * (pair - 1) + view - 1
-        return self.read_images(self.subfolder(f"P{pair}", f"cam{view}"), self.pattern, self.example,
-                                lambda match: (pair * PERSON_RANGE + int(match[1]), camid))
+        return self.read_images(
+            self.subfolder(f"P{pair}", f"cam{view}"),
+            self.pattern,
+            self.example,
+            lambda match: (pair * PERSON_RANGE + int(match[1]), camid),
+        )

@@ -61,9 +61,9 @@ class CUHK03(ReidDataset):
     Statistics: train 7,365 images, query 1,400, gallery 5,332 (detected); 7,368, 1,400 and 5,328 (labelled).
     Licence: for academic use, on request from the authors.
     Files: splits_new_detected.json or, without it, cuhk03_new_protocol_config_detected.mat (MATLAB v5), and the images
-    they name in images_detected. Both hold filelist, labels and camId per image (without camId the view in the file name
-    is the camera); train_idx, query_idx and gallery_idx count from 1. The .json may also be the published programs': a
-    list with one object {train, query, gallery} of rows [path, person, camera].
+    they name in images_detected. Both hold filelist, labels and camId per image (without camId the view in the file
+    name is the camera); train_idx, query_idx and gallery_idx count from 1. The .json may also be the published
+    programs': a list with one object {train, query, gallery} of rows [path, person, camera].
     """
 
     folder = "cuhk03"
@@ -83,8 +83,9 @@ class CUHK03(ReidDataset):
         names = columns["filelist"]
         pids, camids, *indices = (np.array(columns[key], dtype=np.int64) for key in PROTOCOL_KEYS[1:])
         if not len(names) == len(pids) == len(camids):
-            raise self.bad_protocol(f"filelist, labels and camId must be equally long, found {len(names)}, {len(pids)} "
-                                    f"and {len(camids)}")
+            raise self.bad_protocol(
+                f"filelist, labels and camId must be equally long, found {len(names)}, {len(pids)} and {len(camids)}"
+            )
         if len(names) and camids.min() < 0:
             raise self.bad_protocol(f"camId must not be negative, found {camids.min()}")
         for key, index in zip(INDEX_KEYS, indices, strict=True):
@@ -92,9 +93,11 @@ class CUHK03(ReidDataset):
                 raise self.bad_protocol(f"{key} must hold positions from 1 to {len(names)}, with one at least")
         absent = sorted(set(names).difference(image_names(self.name, folder)))
         if absent:
-            raise UserError(f"{self.name}: {folder} lacks {len(absent)} of the {len(names)} images that "
-                            f"{self.protocol_path.name} names, the first being {absent[0]}: extract them again"
-                            f"{tool_advice(self.name)}")
+            raise UserError(
+                f"{self.name}: {folder} lacks {len(absent)} of the {len(names)} images that "
+                f"{self.protocol_path.name} names, the first being {absent[0]}: extract them again"
+                f"{tool_advice(self.name)}"
+            )
         items = Items(np.array([f"{folder}/{name}" for name in names], dtype=np.str_), pids, camids)
         return items, {key: index - 1 for key, index in zip(INDEX_KEYS, indices, strict=True)}
 
@@ -114,8 +117,10 @@ class CUHK03(ReidDataset):
         """The camera of each image, 1 or 2, by its file name; raises UserError for a name of another form."""
         matches = [DGCUHK03Detected.pattern.match(name) for name in names]
         if None in matches:
-            raise self.bad_protocol(f"without camId the cameras are in filelist, whose names must be like "
-                                    f"{DGCUHK03Detected.example}; found {names[matches.index(None)]}")
+            raise self.bad_protocol(
+                f"without camId the cameras are in filelist, whose names must be like "
+                f"{DGCUHK03Detected.example}; found {names[matches.index(None)]}"
+            )
         return [int(match["view"]) for match in matches]
 
     def read_json(self) -> dict[str, list]:
@@ -141,12 +146,18 @@ class CUHK03(ReidDataset):
             rows = [(str(path), int(pid), int(camid)) for part in parts for path, pid, camid in split[part]]
             ends = np.cumsum([0, *(len(split[part]) for part in parts)]).tolist()
         except (TypeError, ValueError, KeyError) as error:
-            raise unusable(self.protocol_path, "expected one split, an object whose train, query and gallery are rows "
-                                               "[path, person, camera]") from error
+            raise unusable(
+                self.protocol_path,
+                "expected one split, an object whose train, query and gallery are rows [path, person, camera]",
+            ) from error
         names = [path.replace("\\", "/").rpartition("/")[2] for path, _, _ in rows]
         indices = [list(range(first + 1, last + 1)) for first, last in pairwise(ends)]
-        return {"filelist": names, "labels": [pid for _, pid, _ in rows], "camId": [camid for *_, camid in rows],
-                **dict(zip(INDEX_KEYS, indices, strict=True))}
+        return {
+            "filelist": names,
+            "labels": [pid for _, pid, _ in rows],
+            "camId": [camid for *_, camid in rows],
+            **dict(zip(INDEX_KEYS, indices, strict=True)),
+        }
 
     def train(self) -> Items:
         """The images of the training people."""
@@ -158,7 +169,7 @@ class CUHK03(ReidDataset):
         items, indices = self.protocol
         query, gallery = indices["query_idx"], indices["gallery_idx"]
         used, position = np.unique(np.concatenate([query, gallery]), return_inverse=True)
-        return TestSet(items[used], [Split("split_1", position[:len(query)], position[len(query):])])
+        return TestSet(items[used], [Split("split_1", position[: len(query)], position[len(query) :])])
 
     def bad_protocol(self, reason: str) -> UserError:
         """The error that the protocol file is not what it should be."""
@@ -190,8 +201,10 @@ class CUHK03Classic(DGCUHK03Detected):
         file_names = [self.relative_name(path) for path in items.paths.tolist()]
         path = self.path / f"splits_classic_{self.boxes}.json"
         if not path.is_file():
-            raise UserError(f"{self.name}: the file {path} is missing: run 'python tools/prepare_datasets.py "
-                            f"{self.name}', which makes it from cuhk03_release/cuhk-03.mat")
+            raise UserError(
+                f"{self.name}: the file {path} is missing: run 'python tools/prepare_datasets.py "
+                f"{self.name}', which makes it from cuhk03_release/cuhk-03.mat"
+            )
         splits = stored_splits(path, file_names, list, count=NUM_CLASSIC_SPLITS)
         return TestSet(items, index_splits(splits, file_names))
 

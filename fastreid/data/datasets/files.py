@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 MOST_BYTES = 255  # of a file's name
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
 OTHER_PICTURES = (".webp", ".tif", ".tiff", ".gif", ".jfif", ".jp2", ".avif", ".heic", ".ppm", ".pgm", ".tga")
-ROOT_ADVICE = "set FASTREID_DATASETS to the folder that holds the data sets, or link it with " \
-              "'sh symbolic_link_dataset.sh <folder>'"
+ROOT_ADVICE = (
+    "set FASTREID_DATASETS to the folder that holds the data sets, or link it with "
+    "'sh symbolic_link_dataset.sh <folder>'"
+)
 
 
 def tool_advice(name: str) -> str:
@@ -56,15 +58,18 @@ def require_subfolder(name: str, folder: Path) -> Path:
         entries = sorted(entry.name + "/" * entry.is_dir() for entry in folder.parent.iterdir())
         shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
         mistake = f" ({folder.parent} holds {shown})" if entries else f" ({folder.parent} is empty)"
-    raise UserError(f"{name}: the folder {folder} is missing{mistake}: check that the data set was unpacked whole"
-                    f"{tool_advice(name)}")
+    raise UserError(
+        f"{name}: the folder {folder} is missing{mistake}: check that the data set was unpacked whole"
+        f"{tool_advice(name)}"
+    )
 
 
 def require_file(name: str, path: Path) -> Path:
     """`path` itself if it is a file; raises UserError otherwise."""
     if not path.is_file():
-        raise UserError(f"{name}: the file {path} is missing: check that the data set was unpacked whole"
-                        f"{tool_advice(name)}")
+        raise UserError(
+            f"{name}: the file {path} is missing: check that the data set was unpacked whole{tool_advice(name)}"
+        )
     return path
 
 
@@ -76,8 +81,10 @@ def image_names(name: str, folder: Path) -> list[str]:
     require_subfolder(name, folder)
     images, others = list_images(name, folder)
     if not images:
-        raise UserError(f"{name}: the folder {folder} has no images: expected {', '.join(IMAGE_SUFFIXES)} files, "
-                        f"found {others} other files: check that the data set was unpacked whole{tool_advice(name)}")
+        raise UserError(
+            f"{name}: the folder {folder} has no images: expected {', '.join(IMAGE_SUFFIXES)} files, "
+            f"found {others} other files: check that the data set was unpacked whole{tool_advice(name)}"
+        )
     return images
 
 
@@ -90,8 +97,10 @@ def list_images(name: str, folder: Path) -> tuple[list[str], int]:
     images = sorted(file for file in files if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."))
     pictures = sorted(file for file in files if file.lower().endswith(OTHER_PICTURES) and not file.startswith("."))
     if pictures:
-        logger.warning(f"{name}: {len(pictures)} file(s) in {folder} are passed over, as {pictures[0]}: only "
-                       f"{', '.join(IMAGE_SUFFIXES)} are read; convert them")
+        logger.warning(
+            f"{name}: {len(pictures)} file(s) in {folder} are passed over, as {pictures[0]}: only "
+            f"{', '.join(IMAGE_SUFFIXES)} are read; convert them"
+        )
     return images, len(files) - len(images)
 
 

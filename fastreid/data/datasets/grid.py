@@ -45,10 +45,12 @@ class GRID(ReidDataset):
             for number, trained in enumerate(self.training_people(), start=1):
                 tested = sorted(matched.difference(trained))
                 if not tested:
-                    raise UserError(f"{self.name}: split {number} has nobody to test: of the {len(matched)} people in "
-                                    f"both probe and gallery of {self.path}, all are training people in the .mat file")
-                query = file_names[:len(probe)][np.isin(probe.pids, tested)]
-                in_gallery = file_names[len(probe):][np.isin(gallery.pids, [DISTRACTOR, *tested])]
+                    raise UserError(
+                        f"{self.name}: split {number} has nobody to test: of the {len(matched)} people in "
+                        f"both probe and gallery of {self.path}, all are training people in the .mat file"
+                    )
+                query = file_names[: len(probe)][np.isin(probe.pids, tested)]
+                in_gallery = file_names[len(probe) :][np.isin(gallery.pids, [DISTRACTOR, *tested])]
                 splits.append(NamedSplit(f"split_{number}", query.tolist(), in_gallery.tolist()))
             return splits
 
@@ -61,12 +63,18 @@ class GRID(ReidDataset):
         # The file also holds large features; only the named variable is read.
         partitions = load_mat(self.name, path, ["trainIdxAll"])["trainIdxAll"]
         try:
-            people = [partitions[0, split][0, 0][PEOPLE_FIELD].ravel().astype(np.int64).tolist()
-                      for split in range(partitions.shape[1])]
+            people = [
+                partitions[0, split][0, 0][PEOPLE_FIELD].ravel().astype(np.int64).tolist()
+                for split in range(partitions.shape[1])
+            ]
         except (IndexError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.name}: trainIdxAll in {path} must be a 1 x {NUM_SPLITS} cell of structs whose "
-                            f"third field lists the training people ({error}); unpack the file again") from error
+            raise UserError(
+                f"{self.name}: trainIdxAll in {path} must be a 1 x {NUM_SPLITS} cell of structs whose "
+                f"third field lists the training people ({error}); unpack the file again"
+            ) from error
         if len(people) != NUM_SPLITS:
-            raise UserError(f"{self.name}: trainIdxAll in {path} must hold {NUM_SPLITS} splits, found {len(people)}; "
-                            f"unpack the file again")
+            raise UserError(
+                f"{self.name}: trainIdxAll in {path} must hold {NUM_SPLITS} splits, found {len(people)}; "
+                f"unpack the file again"
+            )
         return people

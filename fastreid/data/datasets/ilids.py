@@ -38,12 +38,14 @@ class ILIDS(ReidDataset):
             single = [pid for pid in sorted(images) if len(images[pid]) < 2]
             if single or len(images) < 2:
                 found = f"person {single[0]} has 1" if single else f"found {len(images)} people"
-                raise UserError(f"{self.name}: the protocol needs 2 people or more with 2 images each in "
-                                f"{self.path / 'images'}; {found}: check that the data set was unpacked whole")
+                raise UserError(
+                    f"{self.name}: the protocol needs 2 people or more with 2 images each in "
+                    f"{self.path / 'images'}; {found}: check that the data set was unpacked whole"
+                )
             return [draw_one(name) for name in drawn_names(self.name)]
 
         def draw_one(name: str) -> NamedSplit:
-            tested = sorted(shuffled(sorted(images), f"iLIDS/{name}")[len(images) // 2:])
+            tested = sorted(shuffled(sorted(images), f"iLIDS/{name}")[len(images) // 2 :])
             pairs = [shuffled(images[pid], f"iLIDS/{name}/person {pid}")[:2] for pid in tested]
             return NamedSplit(name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
 

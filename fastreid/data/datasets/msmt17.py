@@ -43,20 +43,25 @@ class MSMT17(ReidDataset):
     def test(self) -> TestSet:
         """The images of list_query.txt against those of list_gallery.txt."""
         folder = IMAGE_FOLDERS[self.path.name][1]
-        return TestSet.from_query_gallery(self.read_list("list_query.txt", folder),
-                                          self.read_list("list_gallery.txt", folder))
+        return TestSet.from_query_gallery(
+            self.read_list("list_query.txt", folder), self.read_list("list_gallery.txt", folder)
+        )
 
     def read_list(self, list_name: str, folder_name: str) -> Items:
         """The images that a list file names; raises UserError for a line it cannot read and for missing images."""
         list_path, folder = require_file(self.name, self.path / list_name), self.subfolder(folder_name)
         rows, by_folder = [], {}
-        for number, line in enumerate(list_path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1):
+        for number, line in enumerate(
+            list_path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1
+        ):
             if not line.strip():
                 continue
             match = LINE.fullmatch(line)
             if match is None or not inside(match["file"]):
-                raise UserError(f"{self.name}: line {number} of {list_path} is {line!r}: expected a file below "
-                                f"{folder_name} and its identity as in '{EXAMPLE}'; unpack the list again")
+                raise UserError(
+                    f"{self.name}: line {number} of {list_path} is {line!r}: expected a file below "
+                    f"{folder_name} and its identity as in '{EXAMPLE}'; unpack the list again"
+                )
             parent, _, file_name = match["file"].rpartition("/")
             by_folder.setdefault(parent, []).append(file_name)
             rows.append((f"{folder}/{match['file']}", int(match["pid"]), int(match["camid"])))
@@ -66,8 +71,10 @@ class MSMT17(ReidDataset):
             present = set(os.listdir(require_subfolder(self.name, folder / parent)))
             absent = [file_name for file_name in file_names if file_name not in present]
             if absent:
-                raise UserError(f"{self.name}: the image {folder / parent / absent[0]} that {list_name} names is "
-                                f"missing: check that the data set was unpacked whole")
+                raise UserError(
+                    f"{self.name}: the image {folder / parent / absent[0]} that {list_name} names is "
+                    f"missing: check that the data set was unpacked whole"
+                )
         return Items.from_rows(rows)
 
 

@@ -37,16 +37,22 @@ class PRID(ReidDataset):
         splits_path = self.path / "splits_single_shot.json"
 
         def files_of(tested: list[int]) -> dict[str, list[str]]:
-            return {"query": [images_a[pid] for pid in tested],
-                    "gallery": [images_b[pid] for pid in [*tested, *only_b]]}
+            return {
+                "query": [images_a[pid] for pid in tested],
+                "gallery": [images_b[pid] for pid in [*tested, *only_b]],
+            }
 
         def draw() -> list[NamedSplit]:
             count = min(MAX_TEST_PEOPLE, len(shared) // 2)
             if not count:
-                raise UserError(f"{self.name}: the protocol needs 2 people with an image in both cameras, numbered up "
-                                f"to {LAST_SHARED_PERSON}; found {len(shared)} in {self.path / 'single_shot'}")
-            return [NamedSplit(name, **files_of(sorted(shuffled(shared, f"PRID/{name}")[:count])))
-                    for name in drawn_names(self.name)]
+                raise UserError(
+                    f"{self.name}: the protocol needs 2 people with an image in both cameras, numbered up "
+                    f"to {LAST_SHARED_PERSON}; found {len(shared)} in {self.path / 'single_shot'}"
+                )
+            return [
+                NamedSplit(name, **files_of(sorted(shuffled(shared, f"PRID/{name}")[:count])))
+                for name in drawn_names(self.name)
+            ]
 
         def expand(entry: dict) -> dict:
             """Turn an entry of the published programs, lists of people, into file names."""
@@ -56,8 +62,10 @@ class PRID(ReidDataset):
             others = [pid for pid in tested if pid not in shared] if isinstance(tested, list) else [tested]
             if others or not tested:
                 found = f"found {others[0]!r}, one of {len(others)} that are not" if others else "found nobody"
-                raise unusable(splits_path, f"test must list people who are in both cameras, numbered up to "
-                                            f"{LAST_SHARED_PERSON}; {found}")
+                raise unusable(
+                    splits_path,
+                    f"test must list people who are in both cameras, numbered up to {LAST_SHARED_PERSON}; {found}",
+                )
             return files_of(tested)
 
         file_names = [*images_a.values(), *images_b.values()]
@@ -66,5 +74,6 @@ class PRID(ReidDataset):
 
     def read_camera(self, camera: str, camid: int) -> Items:
         """The images of one camera."""
-        return self.read_images(self.subfolder("single_shot", camera), self.pattern, self.example,
-                                lambda match: (int(match[1]), camid))
+        return self.read_images(
+            self.subfolder("single_shot", camera), self.pattern, self.example, lambda match: (int(match[1]), camid)
+        )

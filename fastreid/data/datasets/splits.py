@@ -55,14 +55,24 @@ def shuffled(values: Sequence[T], purpose: str) -> list[T]:
 
 def drawn_names(dataset: str) -> list[str]:
     """The names of splits that are drawn at random; the log says that these are none of the published ones."""
-    logger.info("%s: no split files: %d splits are drawn from a fixed seed. The published figures belong to the splits of "
-                "the published test download; other splits give other numbers", dataset, NUM_SPLITS)
+    logger.info(
+        "%s: no split files: %d splits are drawn from a fixed seed. The published figures belong to the splits of "
+        "the published test download; other splits give other numbers",
+        dataset,
+        NUM_SPLITS,
+    )
     return [f"split_{number}" for number in range(1, NUM_SPLITS + 1)]
 
 
-def stored_splits(path: Path, known: Sequence[str], draw: Callable[[], list[NamedSplit]],
-                  expand: Callable[[dict], dict] = lambda entry: entry, *, keep: bool = True,
-                  count: int = NUM_SPLITS) -> list[NamedSplit]:
+def stored_splits(
+    path: Path,
+    known: Sequence[str],
+    draw: Callable[[], list[NamedSplit]],
+    expand: Callable[[dict], dict] = lambda entry: entry,
+    *,
+    keep: bool = True,
+    count: int = NUM_SPLITS,
+) -> list[NamedSplit]:
     """The splits in the file `path`; without one they are drawn, and the file is written if `keep`.
 
     known: file names that splits may use. expand: turns an entry of another layout into one with query and gallery.
@@ -81,15 +91,22 @@ def stored_splits(path: Path, known: Sequence[str], draw: Callable[[], list[Name
 def index_splits(splits: Sequence[NamedSplit], names: Sequence[str]) -> list[Split]:
     """Splits as indices into `names`."""
     index = {name: number for number, name in enumerate(names)}
-    return [Split(split.name,
-                  np.array([index[name] for name in split.query], dtype=np.int64),
-                  np.array([index[name] for name in split.gallery], dtype=np.int64)) for split in splits]
+    return [
+        Split(
+            split.name,
+            np.array([index[name] for name in split.query], dtype=np.int64),
+            np.array([index[name] for name in split.gallery], dtype=np.int64),
+        )
+        for split in splits
+    ]
 
 
 def unusable(path: Path, reason: str) -> UserError:
     """The error that an existing splits file cannot be used."""
-    return UserError(f"the splits file {path} cannot be used: {reason}; fix it, or delete it to have it made again "
-                     f"(splits that are drawn here give other numbers than published ones)")
+    return UserError(
+        f"the splits file {path} cannot be used: {reason}; fix it, or delete it to have it made again "
+        f"(splits that are drawn here give other numbers than published ones)"
+    )
 
 
 def _write(path: Path, splits: Sequence[NamedSplit]) -> None:
@@ -118,8 +135,9 @@ def _read(path: Path, known: Sequence[str], expand: Callable[[dict], dict], coun
         entry = expand(entry)
         name = str(entry.get("name", f"split_{number}"))
         parts = {part: _file_names(path, name, part, entry.get(part), depth) for part in ("query", "gallery")}
-        splits.append(NamedSplit(name, **{part: _find(path, f"{part} of {name}", names, images)
-                                          for part, names in parts.items()}))
+        splits.append(
+            NamedSplit(name, **{part: _find(path, f"{part} of {name}", names, images) for part, names in parts.items()})
+        )
     return splits
 
 
@@ -138,15 +156,24 @@ def _file_names(path: Path, split: str, part: str, entries: Any, depth: int) -> 
 
 def _find(path: Path, part: str, names: Sequence[str], images: dict[str, list[str]]) -> list[str]:
     """The images that `names` are the ends of; `images` lists them by bare file name."""
-    found = [[image for image in images.get(name.rpartition("/")[2], ()) if f"/{image}".endswith(f"/{name}")]
-             for name in names]
+    found = [
+        [image for image in images.get(name.rpartition("/")[2], ()) if f"/{image}".endswith(f"/{name}")]
+        for name in names
+    ]
     wrong = [(name, same) for name, same in zip(names, found, strict=True) if len(same) != 1]
     if wrong:
         name, same = wrong[0]
         reason = "stands for several of" if same else "is not among"
-        alike = same or [image for images_so_named in images.values() for image in images_so_named
-                         if Path(image).stem == Path(name).stem]
+        alike = same or [
+            image
+            for images_so_named in images.values()
+            for image in images_so_named
+            if Path(image).stem == Path(name).stem
+        ]
         there = f"; there is {' and '.join(alike[:2])}" if alike else ""
-        raise unusable(path, f"{part} names {name}, which {reason} the images of {path.parent} ({len(wrong)} of "
-                             f"{len(names)} such names{there})")
+        raise unusable(
+            path,
+            f"{part} names {name}, which {reason} the images of {path.parent} ({len(wrong)} of "
+            f"{len(names)} such names{there})",
+        )
     return [image for [image] in found]

@@ -13,12 +13,21 @@ import numpy as np
 
 from fastreid.data.datasets.bases import Items, ReidDataset, Split, TestSet
 from fastreid.data.datasets.splits import (
-    NUM_SPLITS, NamedSplit, drawn_names, index_splits, shuffled, stored_splits, unusable)
+    NUM_SPLITS,
+    NamedSplit,
+    drawn_names,
+    index_splits,
+    shuffled,
+    stored_splits,
+    unusable,
+)
 from fastreid.utils.errors import UserError
 
 CAMERA_A, CAMERA_B = 0, 1
-REPAIR = "unpack the published test download again, whole; or remove all split folders, and splits of the images in cam_a " \
-         "and cam_b are drawn, which give other numbers"
+REPAIR = (
+    "unpack the published test download again, whole; or remove all split folders, and splits of the images in cam_a "
+    "and cam_b are drawn, which give other numbers"
+)
 
 
 def split_folders(folder: Path) -> list[Path]:
@@ -41,8 +50,8 @@ class VIPeR(ReidDataset):
     tests on the second with camera a as query, b swaps the halves, c is a and d is b with camera b as query.
     Licence: for research use; see the page above.
     Files: {cam_a,cam_b}/`000_45.bmp` = person 0, angle 45, splits kept in splits.json (variant a, from which the others
-    follow); or, if there are such folders, those of the published test download, split_1a.. split_10d with copies of the
-    images, {train,query,gallery}/`p000_c1_d045.png` = person 0, camera a, angle 45.
+    follow); or, if there are such folders, those of the published test download, split_1a.. split_10d with copies of
+    the images, {train,query,gallery}/`p000_c1_d045.png` = person 0, camera a, angle 45.
     """
 
     folder = "viper"
@@ -61,8 +70,10 @@ class VIPeR(ReidDataset):
         images_a, images_b = self.one_image_per_person(camera_a), self.one_image_per_person(camera_b)
         unpaired = sorted(images_a.keys() ^ images_b.keys())
         if unpaired:
-            raise UserError(f"{self.name}: person {unpaired[0]} has an image in one of {self.path}/cam_a and cam_b "
-                            f"only ({len(unpaired)} such people): check that the data set was unpacked whole")
+            raise UserError(
+                f"{self.name}: person {unpaired[0]} has an image in one of {self.path}/cam_a and cam_b "
+                f"only ({len(unpaired)} such people): check that the data set was unpacked whole"
+            )
         people = sorted(images_a)
         splits_path = self.path / "splits.json"
 
@@ -73,12 +84,12 @@ class VIPeR(ReidDataset):
             if len(people) < 2:
                 raise UserError(f"{self.name}: the protocol needs 2 people or more, found {len(people)} in {self.path}")
             names = drawn_names(self.name)
-            halves = [sorted(shuffled(people, f"VIPeR/{name}")[len(people) // 2:]) for name in names]
+            halves = [sorted(shuffled(people, f"VIPeR/{name}")[len(people) // 2 :]) for name in names]
             return [NamedSplit(f"{name}a", *files_of(half)) for name, half in zip(names, halves, strict=True)]
 
         file_names = [*images_a.values(), *images_b.values()]
         splits = []
-        for first in stored_splits(splits_path, file_names, draw, keep=self.keeps_splits)[:self.num_splits]:
+        for first in stored_splits(splits_path, file_names, draw, keep=self.keeps_splits)[: self.num_splits]:
             if not set(first.query) <= set(images_a.values()) or not set(first.gallery) <= set(images_b.values()):
                 raise unusable(splits_path, f"{first.name} must have queries of cam_a and a gallery of cam_b")
             others = [pid for pid in people if images_a[pid] not in set(first.query)]
@@ -106,12 +117,16 @@ class VIPeR(ReidDataset):
         splits = []
         for name in names:
             cameras = (CAMERA_A, CAMERA_B) if name[-1] in "ab" else (CAMERA_B, CAMERA_A)
-            query, gallery = (self.read_folder(f"{name}/{part}", camera)
-                              for part, camera in zip(("query", "gallery"), cameras, strict=True))
+            query, gallery = (
+                self.read_folder(f"{name}/{part}", camera)
+                for part, camera in zip(("query", "gallery"), cameras, strict=True)
+            )
             absent = np.setdiff1d(query.pids, gallery.pids)
             if len(absent):
-                raise UserError(f"{self.name}: person {absent[0]} is in {self.path / name}/query but not in its gallery "
-                                f"({len(absent)} such people): {REPAIR}")
+                raise UserError(
+                    f"{self.name}: person {absent[0]} is in {self.path / name}/query but not in its gallery "
+                    f"({len(absent)} such people): {REPAIR}"
+                )
             splits.append(Split(name, numbers_of(query), numbers_of(gallery)))
         return TestSet(Items.from_rows((path, pid, camid) for (pid, camid, _), (_, path) in rows.items()), splits)
 
@@ -120,13 +135,16 @@ class VIPeR(ReidDataset):
         wanted = [f"{name}/{part}" for name in names for part in ("query", "gallery")]
         absent = [name for name in wanted if not (self.path / name).is_dir()]
         if absent:
-            raise UserError(f"{self.name}: {self.path} has split folders, but not all: no {absent[0]} ({len(absent)} of "
-                            f"{len(wanted)} folders are missing, from {names[0]} to {names[-1]}): {REPAIR}")
+            raise UserError(
+                f"{self.name}: {self.path} has split folders, but not all: no {absent[0]} ({len(absent)} of "
+                f"{len(wanted)} folders are missing, from {names[0]} to {names[-1]}): {REPAIR}"
+            )
 
     def read_folder(self, folder: str, camid: int) -> Items:
         """The images of one folder, all of one camera unless their names say another."""
-        return self.read_images(self.subfolder(folder), self.pattern, self.example,
-                                partial(pid_and_camid, folder_camid=camid))
+        return self.read_images(
+            self.subfolder(folder), self.pattern, self.example, partial(pid_and_camid, folder_camid=camid)
+        )
 
 
 class VIPeRFirstFive(VIPeR):

@@ -16,16 +16,45 @@ from fastreid.data.prepare.report import Problem, Report, all_usable, problem_sh
 from fastreid.data.prepare.targets import PrepareGRID, PrepareILIDS, PreparePRID, PrepareVIPeR
 from fastreid.utils.errors import UserError
 
-__all__ = ["SETS", "Preparation", "Problem", "Report", "all_usable", "chosen_sets", "known_names", "prepare_sets",
-           "problem_sheet", "summary_table"]
+__all__ = [
+    "SETS",
+    "Preparation",
+    "Problem",
+    "Report",
+    "all_usable",
+    "chosen_sets",
+    "known_names",
+    "prepare_sets",
+    "problem_sheet",
+    "summary_table",
+]
 
-SETS: dict[str, type[Preparation]] = {kind.name: kind for kind in (
-    PrepareMarket1501, PrepareDukeMTMC, PrepareCUHK02, PrepareCUHK03, PrepareCUHK03Labeled, PrepareCUHKSYSU,
-    PrepareGRID, PreparePRID, PrepareILIDS, PrepareVIPeR, PrepareMSMT17V1, PrepareMSMT17V2)}
+SETS: dict[str, type[Preparation]] = {
+    kind.name: kind
+    for kind in (
+        PrepareMarket1501,
+        PrepareDukeMTMC,
+        PrepareCUHK02,
+        PrepareCUHK03,
+        PrepareCUHK03Labeled,
+        PrepareCUHKSYSU,
+        PrepareGRID,
+        PreparePRID,
+        PrepareILIDS,
+        PrepareVIPeR,
+        PrepareMSMT17V1,
+        PrepareMSMT17V2,
+    )
+}
 FAMILIES = {"cuhk03": ["cuhk03_detected", "cuhk03_labeled"], "msmt17": ["msmt17_v1", "msmt17_v2"]}
 # What names in DATASETS mean that are not a set's own name with DG_ or ALL_ before it.
-OTHER_NAMES = {"cuhk03_classic": ["cuhk03_detected"], "cuhk03_classic_labeled": ["cuhk03_labeled"],
-               "viper_only_10": ["viper"], "viper_10": ["viper"], "viper_only_5": ["viper"]}
+OTHER_NAMES = {
+    "cuhk03_classic": ["cuhk03_detected"],
+    "cuhk03_classic_labeled": ["cuhk03_labeled"],
+    "viper_only_10": ["viper"],
+    "viper_10": ["viper"],
+    "viper_only_5": ["viper"],
+}
 
 
 def known_names() -> list[str]:
@@ -54,6 +83,7 @@ def prepare_sets(names: Sequence[str], root: Path, check_only: bool, workers: in
     Raises UserError if the root is missing.
     """
     if not root.is_dir():
-        raise UserError(f"the data root {root} is missing: make it and unpack the data sets there, or name another one "
-                        f"with --root")
+        raise UserError(
+            f"the data root {root} is missing: make it and unpack the data sets there, or name another one with --root"
+        )
     return [SETS[name](root, check_only, workers).run() for name in names]

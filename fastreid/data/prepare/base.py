@@ -145,8 +145,11 @@ class Preparation:
             else:
                 rows.append((f"{folder}/{file_name}", *part.decode(match)))
         if strange:
-            self.add("name cannot be read", f"{listed(strange, self.path)}, expected names like {part.example}: rename "
-                                            f"or remove", files=strange)
+            self.add(
+                "name cannot be read",
+                f"{listed(strange, self.path)}, expected names like {part.example}: rename or remove",
+                files=strange,
+            )
         return Items.from_rows(rows)
 
     def verify_images(self, items: dict[str, Items]) -> None:
@@ -158,8 +161,11 @@ class Preparation:
         damaged = unreadable(sorted(set(paths).difference(empty)), self.workers, f"{self.name}: reading")
         if damaged:
             files = [path for path, _ in damaged]
-            self.add("unreadable image", f"{listed(files, self.path)} ({damaged[0][1]}): get it from the archive again",
-                     files=files)
+            self.add(
+                "unreadable image",
+                f"{listed(files, self.path)} ({damaged[0][1]}): get it from the archive again",
+                files=files,
+            )
 
     def fill_counts(self, items: dict[str, Items]) -> None:
         """Enter what was found into the report."""
@@ -191,11 +197,17 @@ class Preparation:
 
     def compare(self) -> None:
         """Counts other than the published ones are worth a note, though the set can be used."""
-        others = [f"{self.report.counts[key]:,} {key} (published {published:,})"
-                  for key, published in self.published.items() if self.report.counts[key] != published]
+        others = [
+            f"{self.report.counts[key]:,} {key} (published {published:,})"
+            for key, published in self.published.items()
+            if self.report.counts[key] != published
+        ]
         if others:
-            self.add("other counts than published", f"{', '.join(others)}: it can be used, but if it should be the "
-                                                    f"whole set, unpack it again", fatal=False)
+            self.add(
+                "other counts than published",
+                f"{', '.join(others)}: it can be used, but if it should be the whole set, unpack it again",
+                fatal=False,
+            )
 
     # Helpers
 
@@ -218,6 +230,6 @@ class Preparation:
 
 
 def listed(paths: list[str], folder: Path) -> str:
-    """"a.jpg", or "a.jpg and 4 more", relative to the folder."""
+    """ "a.jpg", or "a.jpg and 4 more", relative to the folder."""
     first = paths[0].removeprefix(f"{folder}/")
     return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"

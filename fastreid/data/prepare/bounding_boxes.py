@@ -18,8 +18,10 @@ class BoundingBoxes(Preparation):
 
     def parts(self) -> list[Part]:
         """The three folders."""
-        return [Part(folder, self.reader.pattern, self.reader.example)
-                for folder in ("bounding_box_train", "query", "bounding_box_test")]
+        return [
+            Part(folder, self.reader.pattern, self.reader.example)
+            for folder in ("bounding_box_train", "query", "bounding_box_test")
+        ]
 
     def counted(self, items: Items) -> Items:
         """The images of people of the set."""

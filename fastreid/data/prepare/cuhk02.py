@@ -16,6 +16,13 @@ class PrepareCUHK02(Preparation):
 
     def parts(self) -> list[Part]:
         """Ten folders."""
-        return [Part(f"P{pair}/cam{view}", CUHK02.pattern, CUHK02.example,
-                     lambda match, pair=pair, view=view: (pair * PERSON_RANGE + int(match[1]), 2 * pair + view))
-                for pair in range(1, NUM_PAIRS + 1) for view in (1, 2)]
+        return [
+            Part(
+                f"P{pair}/cam{view}",
+                CUHK02.pattern,
+                CUHK02.example,
+                lambda match, pair=pair, view=view: (pair * PERSON_RANGE + int(match[1]), 2 * pair + view),
+            )
+            for pair in range(1, NUM_PAIRS + 1)
+            for view in (1, 2)
+        ]

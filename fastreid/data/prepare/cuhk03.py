@@ -22,7 +22,12 @@ from PIL import Image
 
 from fastreid.data.datasets import build_dataset
 from fastreid.data.datasets.cuhk03 import (
-    CUHK03, NUM_CLASSIC_SPLITS, PROTOCOL_KEYS, DGCUHK03Detected, pair_pid_and_camid)
+    CUHK03,
+    NUM_CLASSIC_SPLITS,
+    PROTOCOL_KEYS,
+    DGCUHK03Detected,
+    pair_pid_and_camid,
+)
 from fastreid.data.datasets.splits import shuffled
 from fastreid.data.prepare.base import Part, Preparation
 from fastreid.data.prepare.jobs import run_jobs
@@ -45,15 +50,18 @@ def open_archive(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"cannot read {path} as a MATLAB v7.3 (HDF5) file ({' '.join(str(error).split())}): copy it "
-                        f"again, it is damaged or incomplete") from error
+        raise UserError(
+            f"cannot read {path} as a MATLAB v7.3 (HDF5) file ({' '.join(str(error).split())}): copy it "
+            f"again, it is damaged or incomplete"
+        ) from error
 
 
 def references(file: h5py.File, item: h5py.Dataset | None, what: str) -> np.ndarray:
     """The references in a cell, in HDF5's order of dimensions; raises UserError if it is not a cell."""
     if not isinstance(item, h5py.Dataset) or item.dtype != h5py.ref_dtype:
-        raise UserError(f"{file.filename} is not CUHK03's archive: expected a cell of references in {what}; get the "
-                        f"file again")
+        raise UserError(
+            f"{file.filename} is not CUHK03's archive: expected a cell of references in {what}; get the file again"
+        )
     return item[()]
 
 
@@ -63,8 +71,10 @@ def pair_cells(file: h5py.File, boxes: str) -> list[np.ndarray]:
     cells = [references(file, file[pair], f"{boxes}, pair {number}") for number, pair in enumerate(pairs, start=1)]
     if len(cells) != NUM_PAIRS or any(cell.ndim != 2 or cell.shape[0] != NUM_VIEWS for cell in cells):
         found = ", ".join(" x ".join(map(str, cell.shape[::-1])) for cell in cells)
-        raise UserError(f"{file.filename} is not CUHK03's archive: expected {NUM_PAIRS} pairs of people x {NUM_VIEWS} "
-                        f"views in {boxes}, found {found}; get the file again")
+        raise UserError(
+            f"{file.filename} is not CUHK03's archive: expected {NUM_PAIRS} pairs of people x {NUM_VIEWS} "
+            f"views in {boxes}, found {found}; get the file again"
+        )
     return cells
 
 
@@ -72,9 +82,13 @@ def images_in_archive(path: Path, boxes: str) -> list[Cell]:
     """The cells that hold an image, without reading the images; raises UserError for another structure."""
     with open_archive(path) as file:
         # MATLAB stores an empty cell as a vector of its dimensions, so what has three dimensions is an image.
-        return [(pair, person + 1, view + 1) for pair, cells in enumerate(pair_cells(file, boxes), start=1)
-                for person in range(cells.shape[1]) for view in range(NUM_VIEWS)
-                if file[cells[view, person]].ndim == 3]
+        return [
+            (pair, person + 1, view + 1)
+            for pair, cells in enumerate(pair_cells(file, boxes), start=1)
+            for person in range(cells.shape[1])
+            for view in range(NUM_VIEWS)
+            if file[cells[view, person]].ndim == 3
+        ]
 
 
 def classic_test_people(path: Path) -> list[list[tuple[int, int]]]:
@@ -82,8 +96,10 @@ def classic_test_people(path: Path) -> list[list[tuple[int, int]]]:
     with open_archive(path) as file:
         sets = [np.asarray(file[cell]) for cell in references(file, file.get("testsets"), "testsets").ravel()]
     if len(sets) != NUM_CLASSIC_SPLITS or any(people.ndim != 2 or people.shape[0] != 2 for people in sets):
-        raise UserError(f"{path} is not CUHK03's archive: expected {NUM_CLASSIC_SPLITS} lists of pair and person in "
-                        f"testsets, found {', '.join(str(people.shape[::-1]) for people in sets)}; get the file again")
+        raise UserError(
+            f"{path} is not CUHK03's archive: expected {NUM_CLASSIC_SPLITS} lists of pair and person in "
+            f"testsets, found {', '.join(str(people.shape[::-1]) for people in sets)}; get the file again"
+        )
     return [[(int(pair), int(person)) for pair, person in people.T] for people in sets]
 
 
@@ -96,11 +112,15 @@ def extract(cells: Sequence[Cell], path: Path, boxes: str, folder: Path) -> int:
             try:
                 pixels = np.asarray(file[pairs[pair - 1][index - 1, person - 1]])
             except OSError as error:
-                raise UserError(f"cannot read image {image_name(cell)} out of {path} ({error}): copy the archive "
-                                f"again, it is damaged") from error
+                raise UserError(
+                    f"cannot read image {image_name(cell)} out of {path} ({error}): copy the archive "
+                    f"again, it is damaged"
+                ) from error
             if pixels.dtype != np.uint8 or pixels.shape[0] != 3:
-                raise UserError(f"{path} is not CUHK03's archive: expected RGB bytes as image {image_name(cell)}, "
-                                f"found {pixels.dtype} of {pixels.shape[::-1]}; get the file again")
+                raise UserError(
+                    f"{path} is not CUHK03's archive: expected RGB bytes as image {image_name(cell)}, "
+                    f"found {pixels.dtype} of {pixels.shape[::-1]}; get the file again"
+                )
             with atomic_path(folder / image_name(cell)) as temporary:
                 Image.fromarray(np.ascontiguousarray(pixels.transpose(2, 1, 0))).save(temporary, compress_level=3)
     return len(cells)
@@ -125,8 +145,15 @@ class PrepareCUHK03(Preparation):
 
     def parts(self) -> list[Part]:
         """The folder of images."""
-        return [Part(self.images.name, DGCUHK03Detected.pattern, DGCUHK03Detected.example, pair_pid_and_camid,
-                     advice=f"put {self.path}/cuhk03_release/{ARCHIVE} there and run this tool")]
+        return [
+            Part(
+                self.images.name,
+                DGCUHK03Detected.pattern,
+                DGCUHK03Detected.example,
+                pair_pid_and_camid,
+                advice=f"put {self.path}/cuhk03_release/{ARCHIVE} there and run this tool",
+            )
+        ]
 
     def is_absent(self) -> bool:
         """Whether only images with the other kind of boxes are there."""
@@ -153,15 +180,19 @@ class PrepareCUHK03(Preparation):
         missing = [cell for cell in wanted if image_name(cell) not in present]
         if missing and self.check_only:
             self.is_prepared = False
-            self.add("not prepared", f"{self.images.name}/ lacks {len(missing):,} of the {len(wanted):,} images in "
-                                     f"{archive}: run this tool without --check")
+            self.add(
+                "not prepared",
+                f"{self.images.name}/ lacks {len(missing):,} of the {len(wanted):,} images in "
+                f"{archive}: run this tool without --check",
+            )
         elif missing:
             self.images.mkdir(exist_ok=True)
             self.remove_leftovers(self.images)
-            chunks = [missing[start:start + 64] for start in range(0, len(missing), 64)]
+            chunks = [missing[start : start + 64] for start in range(0, len(missing), 64)]
             job = partial(extract, path=archive, boxes=self.boxes, folder=self.images)
-            extracted = sum(run_jobs(job, chunks, self.workers, f"{self.name}: extracting", chunk=1, total=len(missing),
-                                     amount=int))
+            extracted = sum(
+                run_jobs(job, chunks, self.workers, f"{self.name}: extracting", chunk=1, total=len(missing), amount=int)
+            )
             self.report.made.append(f"{extracted:,} images in {self.images}")
 
     def prepare_classic_splits(self, archive: Path) -> None:
@@ -172,7 +203,8 @@ class PrepareCUHK03(Preparation):
         for cell in images_in_archive(archive, self.boxes):
             pair, person, index = cell
             views.setdefault((pair, person, 1 if index <= VIEW_1 else 2), []).append(
-                f"{self.images.name}/{image_name(cell)}")
+                f"{self.images.name}/{image_name(cell)}"
+            )
         splits = []
         for number, people in enumerate(classic_test_people(archive), start=1):
             query = [name for person in people for name in views.get((*person, 1), [])]
@@ -187,10 +219,13 @@ class PrepareCUHK03(Preparation):
         if self.new_splits.exists():
             return
         if not self.protocol_mat.is_file():
-            self.add("protocol missing", f"no file {self.protocol_mat}: {self.protocol_reader} (767/700) cannot be "
-                                         f"used without it, {self.train_readers[0]} can; get it from the CUHK03-NP "
-                                         f"page",
-                     fatal=False)
+            self.add(
+                "protocol missing",
+                f"no file {self.protocol_mat}: {self.protocol_reader} (767/700) cannot be "
+                f"used without it, {self.train_readers[0]} can; get it from the CUHK03-NP "
+                f"page",
+                fatal=False,
+            )
         elif not self.check_only:
             dataset = build_dataset(self.protocol_reader, self.root)
             assert isinstance(dataset, CUHK03)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from fastreid.data.decode import read_image
 from fastreid.data.datasets.cuhk_sysu import CUHKSYSU
 from fastreid.data.datasets.files import inside, load_mat
+from fastreid.data.decode import read_image
 from fastreid.data.prepare.base import Part, Preparation, listed
 from fastreid.data.prepare.jobs import run_jobs
 from fastreid.utils.errors import UserError
@@ -55,8 +55,13 @@ def cut(scene: Scene, folder: Path) -> list[tuple[str, str]]:
     for name, box in scene.crops.items():
         left, top, right, bottom = clipped(box, *image.size)
         if right <= left or bottom <= top:
-            failures.append((name, f"its box {' '.join(map(str, box))} is outside {scene.image}, "
-                                   f"{image.width} x {image.height}: get annotation/Person.mat and the scene again"))
+            failures.append(
+                (
+                    name,
+                    f"its box {' '.join(map(str, box))} is outside {scene.image}, "
+                    f"{image.width} x {image.height}: get annotation/Person.mat and the scene again",
+                )
+            )
             continue
         with atomic_path(folder / name) as temporary:
             image.crop((left, top, right, bottom)).save(temporary, compress_level=3)
@@ -74,12 +79,16 @@ def read_annotation(path: Path, scenes: Path) -> list[Scene]:
                 image, hard = str(scene["imname"].item()), int(np.asarray(scene["ishard"]).item())
                 if not inside(image) or hard not in (0, 1):
                     raise ValueError(f"imname {image[:80]!r} or ishard {hard}")
-                x, y, w, h = (int(round(number)) for number in np.asarray(scene["idlocate"], dtype=float).ravel().tolist())
+                x, y, w, h = (
+                    int(round(number)) for number in np.asarray(scene["idlocate"], dtype=float).ravel().tolist()
+                )
                 name = f"p{pid:05d}_n{appearance:02d}_s{number_in(image):05d}_hard{hard}.png"
                 found.setdefault(image, Scene(scenes / image)).crops[name] = (x, y, w, h)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"{path}: element {position} of Person is not a struct with idname and scene (imname "
-                            f"in Image/SSM, idlocate, ishard 0 or 1) ({error}): get the file again") from error
+            raise UserError(
+                f"{path}: element {position} of Person is not a struct with idname and scene (imname "
+                f"in Image/SSM, idlocate, ishard 0 or 1) ({error}): get the file again"
+            ) from error
     return list(found.values())
 
 
@@ -102,8 +111,14 @@ class PrepareCUHKSYSU(Preparation):
 
     def parts(self) -> list[Part]:
         """The folder of crops."""
-        return [Part("cropped_image", CUHKSYSU.pattern, CUHKSYSU.example,
-                     advice=f"put annotation/Person.mat and Image/SSM into {self.path} and run this tool")]
+        return [
+            Part(
+                "cropped_image",
+                CUHKSYSU.pattern,
+                CUHKSYSU.example,
+                advice=f"put annotation/Person.mat and Image/SSM into {self.path} and run this tool",
+            )
+        ]
 
     @cached_property
     def raw(self) -> Path | None:
@@ -126,8 +141,11 @@ class PrepareCUHKSYSU(Preparation):
         missing = sum(len(scene.crops) for scene in todo)
         if missing and self.check_only:
             self.is_prepared = False
-            self.add("not prepared", f"{folder.name}/ lacks {missing:,} of the {total:,} crops in "
-                                     f"annotation/Person.mat: run this tool without --check")
+            self.add(
+                "not prepared",
+                f"{folder.name}/ lacks {missing:,} of the {total:,} crops in "
+                f"annotation/Person.mat: run this tool without --check",
+            )
         elif missing:
             self.cut_all(todo, folder, source, missing)
 
@@ -135,13 +153,21 @@ class PrepareCUHKSYSU(Preparation):
         """Cut all crops; scenes that are missing and crops that cannot be cut are problems."""
         absent = [str(scene.image) for scene in todo if not scene.image.is_file()]
         if absent:
-            self.add("scene missing", f"{listed(absent, source)}, not in {source}: unpack Image/SSM again, whole, then "
-                                      f"run this tool again", files=absent)
+            self.add(
+                "scene missing",
+                f"{listed(absent, source)}, not in {source}: unpack Image/SSM again, whole, then run this tool again",
+                files=absent,
+            )
         folder.mkdir(exist_ok=True)
         self.remove_leftovers(folder)
         there = [scene for scene in todo if str(scene.image) not in set(absent)]
-        failures = [failure for failed in run_jobs(partial(cut, folder=folder), there, self.workers,
-                                                   f"{self.name}: cropping", "scene", chunk=4) for failure in failed]
+        failures = [
+            failure
+            for failed in run_jobs(
+                partial(cut, folder=folder), there, self.workers, f"{self.name}: cropping", "scene", chunk=4
+            )
+            for failure in failed
+        ]
         if failures:
             names = sorted(name for name, _ in failures)
             reason = dict(failures)[names[0]]

@@ -14,9 +14,16 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
-def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, description: str,
-             unit: str = "image", chunk: int = 16, total: int | None = None,
-             amount: Callable[[R], int] = lambda result: 1) -> Iterator[R]:
+def run_jobs(
+    function: Callable[[J], R],
+    jobs: Sequence[J],
+    workers: int,
+    description: str,
+    unit: str = "image",
+    chunk: int = 16,
+    total: int | None = None,
+    amount: Callable[[R], int] = lambda result: 1,
+) -> Iterator[R]:
     """Yield function(job) of each job, in any order; with one worker in this process.
 
     The bar counts to `total` (the number of jobs) by the `amount` of each result. What a job raises is raised here. The

@@ -48,8 +48,12 @@ def missing_set_folder(root: Path, folder: str, archive_folders: Sequence[str], 
     if names_alike(root.name, folder) and any((root / part).is_dir() for part in parts):
         return Problem("wrong root", f"{root} seems to be the set itself: give the folder above it as --root")
     if parts and all((root / part).is_dir() for part in parts):
-        return Problem("one level too high", f"found {parts[0]}/ in {root} itself, expected {path / parts[0]}/: if "
-                                             f"they are this set's, make {folder}/ and move them into it", fatal=False)
+        return Problem(
+            "one level too high",
+            f"found {parts[0]}/ in {root} itself, expected {path / parts[0]}/: if "
+            f"they are this set's, make {folder}/ and move them into it",
+            fatal=False,
+        )
     for outer in folders_in(root):
         inner = next((outer / name for name in (folder, *archive_folders) if (outer / name).is_dir()), None)
         if inner is not None:
@@ -81,9 +85,12 @@ def missing_part(root: Path, path: Path, part: str, aliases: Sequence[str], advi
             return Problem("wrong folder name", f"in {parent} found {name}/, expected {first.name}/: rename it")
     for outer in folders_in(parent):
         if (outer / first.name).is_dir():
-            return Problem("one level too deep", f"in {parent} found {outer.name}/ with the set's folders in it, "
-                                                 f"expected them in {parent} itself: move what is in {outer.name}/ "
-                                                 f"up one level")
+            return Problem(
+                "one level too deep",
+                f"in {parent} found {outer.name}/ with the set's folders in it, "
+                f"expected them in {parent} itself: move what is in {outer.name}/ "
+                f"up one level",
+            )
     outside = root / first.relative_to(path)
     if outside.is_dir():
         return Problem("one level too high", f"found {outside}/, expected {first}/: move it there")

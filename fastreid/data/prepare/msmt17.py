@@ -47,8 +47,11 @@ class MSMT17Version(Preparation):
                 else:
                     absent.append(f"{self.path / folder}/{path}")
             if absent:
-                self.add("image missing", f"list_{name}.txt names {listed(absent, self.path)}, not there: unpack the "
-                                          f"set again, whole", files=absent)
+                self.add(
+                    "image missing",
+                    f"list_{name}.txt names {listed(absent, self.path)}, not there: unpack the set again, whole",
+                    files=absent,
+                )
         return {folder: Items.from_rows(found) for folder, found in rows.items()}
 
     def read_list(self, list_name: str, position: int) -> list[tuple[str, int, int]]:
@@ -67,8 +70,11 @@ class MSMT17Version(Preparation):
             elif line.strip():
                 strange.append(f"line {number}, {line!r}")
         if strange:
-            self.add("line cannot be read", f"{list_name} {listed(strange, self.path)}, expected lines like "
-                                            f"{EXAMPLE!r}: unpack the list again", files=strange)
+            self.add(
+                "line cannot be read",
+                f"{list_name} {listed(strange, self.path)}, expected lines like {EXAMPLE!r}: unpack the list again",
+                files=strange,
+            )
         return rows
 
     def read(self) -> None:

@@ -57,11 +57,27 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
-        problems = [{"kind": problem.kind, "message": problem.message, "fatal": problem.fatal,
-                     "files": list(problem.files[:MAX_FILES])} for problem in self.problems]
-        return {"verdict": self.verdict, "usable": self.usable, "folder": self.folder, "images": self.images,
-                "identities": self.identities, "cameras": self.cameras, "counts": self.counts,
-                "published": self.published, "made": self.made, "problems": problems}
+        problems = [
+            {
+                "kind": problem.kind,
+                "message": problem.message,
+                "fatal": problem.fatal,
+                "files": list(problem.files[:MAX_FILES]),
+            }
+            for problem in self.problems
+        ]
+        return {
+            "verdict": self.verdict,
+            "usable": self.usable,
+            "folder": self.folder,
+            "images": self.images,
+            "identities": self.identities,
+            "cameras": self.cameras,
+            "counts": self.counts,
+            "published": self.published,
+            "made": self.made,
+            "problems": problems,
+        }
 
 
 def all_usable(reports: Sequence[Report]) -> bool:
@@ -72,12 +88,26 @@ def all_usable(reports: Sequence[Report]) -> bool:
 
 def summary_table(reports: Iterable[Report]) -> str:
     """Text table: what there is of each set, what was published, and the verdict."""
-    rows = [(report.name, *(f"{number:,}" if report.present else "-"
-                            for number in (report.images, report.identities, report.cameras)),
-             report.expected, report.verdict) for report in reports]
+    rows = [
+        (
+            report.name,
+            *(
+                f"{number:,}" if report.present else "-"
+                for number in (report.images, report.identities, report.cameras)
+            ),
+            report.expected,
+            report.verdict,
+        )
+        for report in reports
+    ]
     headers = ("set", "images", "identities", "cameras", "expected", "verdict")
-    return tabulate(rows, headers, tablefmt="simple", colalign=("left", "right", "right", "right", "left", "left"),
-                    disable_numparse=True)
+    return tabulate(
+        rows,
+        headers,
+        tablefmt="simple",
+        colalign=("left", "right", "right", "right", "left", "left"),
+        disable_numparse=True,
+    )
 
 
 def problem_sheet(reports: Iterable[Report]) -> str:
@@ -85,6 +115,8 @@ def problem_sheet(reports: Iterable[Report]) -> str:
     lines = []
     for report in reports:
         lines += [f"{report.name}: made {made}" for made in report.made]
-        lines += [f"{report.name}: {'' if problem.fatal else 'note: '}{problem.kind}: {problem.message}"
-                  for problem in report.problems]
+        lines += [
+            f"{report.name}: {'' if problem.fatal else 'note: '}{problem.kind}: {problem.message}"
+            for problem in report.problems
+        ]
     return "\n".join(lines)

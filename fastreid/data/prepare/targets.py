@@ -11,8 +11,7 @@ from fastreid.data.datasets import Items
 from fastreid.data.datasets.grid import DISTRACTOR, GRID
 from fastreid.data.datasets.ilids import ILIDS
 from fastreid.data.datasets.prid import LAST_SHARED_PERSON, PRID
-from fastreid.data.datasets.viper import (
-    CAMERA_A, CAMERA_B, VIPeR, VIPeRAllVariants, pid_and_camid, split_folders)
+from fastreid.data.datasets.viper import CAMERA_A, CAMERA_B, VIPeR, VIPeRAllVariants, pid_and_camid, split_folders
 from fastreid.data.prepare.base import Part, Preparation
 from fastreid.data.prepare.layout import folders_in
 from fastreid.utils.errors import UserError
@@ -52,12 +51,19 @@ class PreparePRID(Preparation):
 
     def parts(self) -> list[Part]:
         """The two cameras; above the last person in both, a number means another person in each."""
+
         def number(pid: int, camera: int) -> int:
             return pid + OTHER_CAMERA * (camera == 1 and pid > LAST_SHARED_PERSON)
 
-        return [Part(f"single_shot/{folder}", PRID.pattern, PRID.example,
-                     lambda match, camera=camera: (number(int(match[1]), camera), camera))
-                for camera, folder in enumerate(("cam_a", "cam_b"))]
+        return [
+            Part(
+                f"single_shot/{folder}",
+                PRID.pattern,
+                PRID.example,
+                lambda match, camera=camera: (number(int(match[1]), camera), camera),
+            )
+            for camera, folder in enumerate(("cam_a", "cam_b"))
+        ]
 
     def count(self, items: dict[str, Items]) -> dict[str, int]:
         """Images of each camera."""
@@ -95,14 +101,24 @@ class PrepareVIPeR(Preparation):
         return [split.name for split in beside] or super().top_folders()
 
     def parts(self) -> list[Part]:
-        """cam_a and cam_b, or the query, gallery and training folders of the splits; the reader tells which are missing."""
+        """cam_a and cam_b, or the query, gallery and training folders of the splits; the reader tells which are
+        missing."""
         if not self.splits:
-            deeper = [split.name for outer in folders_in(self.path) for split in split_folders(outer)] \
-                if self.path.is_dir() else []
-            return [self.part(name, CAMERA_A) for name in deeper[:1]] or \
-                [self.part("cam_a", CAMERA_A), self.part("cam_b", CAMERA_B)]
-        return [self.part(f"{split.name}/{part}", CAMERA_B if (part == "gallery") != (split.name[-1] in "cd") else CAMERA_A)
-                for split in self.splits for part in ("train", "query", "gallery") if (split / part).is_dir()]
+            deeper = (
+                [split.name for outer in folders_in(self.path) for split in split_folders(outer)]
+                if self.path.is_dir()
+                else []
+            )
+            return [self.part(name, CAMERA_A) for name in deeper[:1]] or [
+                self.part("cam_a", CAMERA_A),
+                self.part("cam_b", CAMERA_B),
+            ]
+        return [
+            self.part(f"{split.name}/{part}", CAMERA_B if (part == "gallery") != (split.name[-1] in "cd") else CAMERA_A)
+            for split in self.splits
+            for part in ("train", "query", "gallery")
+            if (split / part).is_dir()
+        ]
 
     @staticmethod
     def part(folder: str, camera: int) -> Part:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
-from typing import Iterator
 
 from fastreid.data.samplers.triplet_sampler import BalancedIdentitySampler, NaiveIdentitySampler
 from fastreid.utils.errors import UserError
@@ -32,7 +32,8 @@ class SharedBatches:
         if identities < world_size:
             raise UserError(
                 f"a batch of {sampler.batch_size} images has {identities} identities with {sampler.num_instances} "
-                f"images each, too few to share among {world_size} processes: raise the batch size or use fewer processes"
+                f"images each, too few to share among {world_size} processes: raise the batch size or use fewer "
+                "processes"
             )
         self.sampler = sampler
         self.start = 0

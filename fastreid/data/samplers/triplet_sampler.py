@@ -5,7 +5,7 @@ Both are endless streams of lists of item indices that depend on nothing but the
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -142,8 +142,10 @@ class BalancedIdentitySampler:
             groups = IdentityGroups(index, pids[index], num_instances, delete_rem)
             if groups.num_identities < self.num_identities:
                 raise UserError(
-                    f"a batch of {batch_size} images, {len(names)} domains and {num_instances} images an identity needs "
-                    f"{self.num_identities} identities of each domain; domain {name} has {groups.num_identities}: lower "
+                    f"a batch of {batch_size} images, {len(names)} domains and {num_instances} images an identity "
+                    "needs "
+                    f"{self.num_identities} identities of each domain; domain {name} has {groups.num_identities}: "
+                    "lower "
                     "the batch size"
                 )
             self.domains.append(groups)

@@ -23,10 +23,23 @@ SYSU_PLACES = 24  # scenes share this many drawn cameras
 
 # What the real sets hold, under the names that the layout functions below use.
 PUBLISHED: dict[str, dict[str, int]] = {
-    "market1501": {"train_ids": 751, "train": 12936, "test_ids": 750, "query": 3368, "gallery": 13115,
-                   "distractors": 2798, "junk": 3819},
-    "dukemtmc": {"train_ids": 702, "train": 16522, "test_ids": 702, "query": 2228, "gallery_only_ids": 408,
-                 "gallery": 17661},
+    "market1501": {
+        "train_ids": 751,
+        "train": 12936,
+        "test_ids": 750,
+        "query": 3368,
+        "gallery": 13115,
+        "distractors": 2798,
+        "junk": 3819,
+    },
+    "dukemtmc": {
+        "train_ids": 702,
+        "train": 16522,
+        "test_ids": 702,
+        "query": 2228,
+        "gallery_only_ids": 408,
+        "gallery": 17661,
+    },
     "cuhk02": {"ids": 1816, "images": 7264},
     "cuhk03": {"ids": 1467, "train_ids": 767, "detected": 14097, "labeled": 14096},
     "cuhk_sysu": {"ids": 11934, "images": 34574},
@@ -89,8 +102,9 @@ def visited(seed: int, domain: str, identity: int, cameras: int) -> list[int]:
     return stream(seed, "visits", domain, identity).permutation(cameras).tolist()
 
 
-def plan_people(plan: Plan, seed: int, counts: dict[str, int], cameras: int,
-                place: Callable[[str, int, int, int], str]) -> None:
+def plan_people(
+    plan: Plan, seed: int, counts: dict[str, int], cameras: int, place: Callable[[str, int, int, int], str]
+) -> None:
     """Training people (train, val) and test people (query, gallery); place(part, pid, camera, number) gives paths."""
     number = 0
     for part in ("train", "val"):
@@ -120,8 +134,13 @@ def plan_market1501(seed: int, counts: dict[str, int]) -> Plan:
     def name(pid: str, camera: int, number: int) -> str:
         return f"{pid}_c{camera + 1}s{1 + number % 6}_{451 + 25 * number:06d}_{1 + number % 4:02d}.jpg"
 
-    plan_people(plan, seed, counts, 6,
-                lambda part, pid, camera, number: f"{folders[part]}/{name(f'{pid + 1:04d}', camera, number)}")
+    plan_people(
+        plan,
+        seed,
+        counts,
+        6,
+        lambda part, pid, camera, number: f"{folders[part]}/{name(f'{pid + 1:04d}', camera, number)}",
+    )
     for pid, images, loose in (("0000", counts["distractors"], 1.5), ("-1", counts["junk"], 5.0)):
         for k in range(images):
             n = len(plan.shots)
@@ -133,8 +152,13 @@ def plan_dukemtmc(seed: int, counts: dict[str, int]) -> Plan:
     """DukeMTMC-reID: three folders; some people are in the gallery only."""
     plan = Plan("DukeMTMC-reID", "dukemtmc")
     folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-    plan_people(plan, seed, counts, 8, lambda part, pid, camera, number:
-                f"{folders[part]}/{pid + 1:04d}_c{camera + 1}_f{46182 + 7 * number:07d}.jpg")
+    plan_people(
+        plan,
+        seed,
+        counts,
+        8,
+        lambda part, pid, camera, number: f"{folders[part]}/{pid + 1:04d}_c{camera + 1}_f{46182 + 7 * number:07d}.jpg",
+    )
     return plan
 
 
@@ -154,7 +178,7 @@ def plan_cuhk02(seed: int, counts: dict[str, int]) -> Plan:
 def plan_cuhk03(seed: int, counts: dict[str, int]) -> Plan:
     """CUHK03 as extracted images, with the two files of the new protocol (half of the people to test)."""
     plan = Plan("cuhk03", "cuhk03")
-    trained = set(stream(seed, "cuhk03 protocol").permutation(counts["ids"])[:counts["train_ids"]].tolist())
+    trained = set(stream(seed, "cuhk03 protocol").permutation(counts["ids"])[: counts["train_ids"]].tolist())
     # The detector's boxes sit less well than the drawn ones.
     for boxes, looseness in (("detected", 1.6), ("labeled", 0.7)):
         shares, identity = spread(counts[boxes], counts["ids"]), 0
@@ -174,8 +198,10 @@ def plan_cuhk03(seed: int, counts: dict[str, int]) -> Plan:
                 identity += 1
         filelist = np.empty((len(names), 1), dtype=object)
         filelist[:, 0] = names
-        columns = {key: np.array(values, dtype=float)[:, None]
-                   for key, values in {**index, "labels": labels, "camId": views}.items()}
+        columns = {
+            key: np.array(values, dtype=float)[:, None]
+            for key, values in {**index, "labels": labels, "camId": views}.items()
+        }
         mat = mat_bytes({"filelist": filelist, **columns})
         plan.files[f"cuhk03/cuhk03_new_protocol_config_{boxes}.mat"] = mat
     return plan
@@ -209,9 +235,12 @@ def plan_grid(seed: int, counts: dict[str, int]) -> Plan:
         plan.add(f"gallery/{name(0, k % 8)}", NOBODY + k, k % 8)
     partitions = np.empty((1, 10), dtype=object)
     for split in range(10):
-        trained = np.sort(stream(seed, "grid split", split).permutation(people)[:people // 2]) + 1
-        partitions[0, split] = {"numPeople": float(people), "numTrain": float(people // 2),
-                                "trainPeople": trained.astype(float)[None]}
+        trained = np.sort(stream(seed, "grid split", split).permutation(people)[: people // 2]) + 1
+        partitions[0, split] = {
+            "numPeople": float(people),
+            "numTrain": float(people // 2),
+            "trainPeople": trained.astype(float)[None],
+        }
     plan.files["GRID/features_and_partitions.mat"] = mat_bytes({"trainIdxAll": partitions})
     return plan
 
@@ -266,16 +295,25 @@ def plan_msmt17(seed: int, counts: dict[str, int]) -> Plan:
 
 
 def plan_folder(name: str, seed: int, counts: dict[str, int], wide: bool = False) -> Plan:
-    """A set in the layout that `folder:<name>` reads, of a style of its own, like the sources' or from a wider range."""
+    """A set in the layout that `folder:<name>` reads, of a style of its own, like the sources' or from a wider
+    range."""
     plan = Plan(name, WIDE + name if wide else name)
-    plan_people(plan, seed, counts, 4, lambda part, pid, camera, number:
-                f"{part}/{pid + 1:04d}_c{camera + 1}_{number:03d}.jpg")
+    plan_people(
+        plan, seed, counts, 4, lambda part, pid, camera, number: f"{part}/{pid + 1:04d}_c{camera + 1}_{number:03d}.jpg"
+    )
     return plan
 
 
 PLANS: dict[str, Callable[[int, dict[str, int]], Plan]] = {
-    "market1501": plan_market1501, "dukemtmc": plan_dukemtmc, "cuhk02": plan_cuhk02, "cuhk03": plan_cuhk03,
-    "cuhk_sysu": plan_cuhk_sysu, "grid": plan_grid, "prid": plan_prid, "ilids": plan_ilids, "viper": plan_viper,
+    "market1501": plan_market1501,
+    "dukemtmc": plan_dukemtmc,
+    "cuhk02": plan_cuhk02,
+    "cuhk03": plan_cuhk03,
+    "cuhk_sysu": plan_cuhk_sysu,
+    "grid": plan_grid,
+    "prid": plan_prid,
+    "ilids": plan_ilids,
+    "viper": plan_viper,
     "msmt17": plan_msmt17,
 }
 

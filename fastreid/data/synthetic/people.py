@@ -17,22 +17,55 @@ Colour = tuple[int, int, int]
 
 # (colour, weight): dark and grey clothes are common, so that many people share them.
 UPPER_COLOURS = (
-    ((28, 28, 32), 14), ((74, 76, 82), 8), ((148, 148, 152), 8), ((228, 228, 226), 12), ((30, 40, 84), 9),
-    ((46, 92, 176), 7), ((132, 178, 222), 5), ((186, 34, 42), 8), ((106, 26, 42), 4), ((42, 122, 66), 5),
-    ((98, 104, 58), 4), ((206, 186, 148), 5), ((112, 76, 48), 4), ((230, 194, 52), 4), ((222, 134, 160), 4),
-    ((112, 62, 138), 4), ((222, 112, 40), 3), ((48, 150, 158), 3),
+    ((28, 28, 32), 14),
+    ((74, 76, 82), 8),
+    ((148, 148, 152), 8),
+    ((228, 228, 226), 12),
+    ((30, 40, 84), 9),
+    ((46, 92, 176), 7),
+    ((132, 178, 222), 5),
+    ((186, 34, 42), 8),
+    ((106, 26, 42), 4),
+    ((42, 122, 66), 5),
+    ((98, 104, 58), 4),
+    ((206, 186, 148), 5),
+    ((112, 76, 48), 4),
+    ((230, 194, 52), 4),
+    ((222, 134, 160), 4),
+    ((112, 62, 138), 4),
+    ((222, 112, 40), 3),
+    ((48, 150, 158), 3),
 )
 LOWER_COLOURS = (
-    ((26, 26, 30), 20), ((34, 42, 72), 12), ((66, 90, 134), 14), ((136, 158, 188), 6), ((96, 96, 100), 9),
-    ((192, 172, 132), 7), ((102, 78, 56), 4), ((220, 218, 212), 4), ((76, 84, 56), 3), ((150, 36, 46), 2),
+    ((26, 26, 30), 20),
+    ((34, 42, 72), 12),
+    ((66, 90, 134), 14),
+    ((136, 158, 188), 6),
+    ((96, 96, 100), 9),
+    ((192, 172, 132), 7),
+    ((102, 78, 56), 4),
+    ((220, 218, 212), 4),
+    ((76, 84, 56), 3),
+    ((150, 36, 46), 2),
 )
 BAG_COLOURS = (
-    ((24, 24, 26), 10), ((52, 60, 100), 4), ((170, 34, 40), 4), ((124, 82, 48), 4), ((70, 110, 70), 2),
-    ((216, 176, 60), 2), ((150, 150, 154), 3), ((206, 200, 188), 2),
+    ((24, 24, 26), 10),
+    ((52, 60, 100), 4),
+    ((170, 34, 40), 4),
+    ((124, 82, 48), 4),
+    ((70, 110, 70), 2),
+    ((216, 176, 60), 2),
+    ((150, 150, 154), 3),
+    ((206, 200, 188), 2),
 )
 SHOE_COLOURS = (((24, 22, 22), 9), ((226, 226, 224), 6), ((96, 66, 44), 4), ((150, 40, 44), 1), ((120, 122, 128), 3))
-SKIN_COLOURS = (((240, 204, 178), 5), ((226, 182, 148), 6), ((202, 152, 116), 4), ((150, 104, 74), 2),
-                ((98, 66, 48), 2))
+SKIN_COLOURS = (
+    ((240, 204, 178), 5),
+    ((226, 182, 148), 6),
+    ((202, 152, 116), 4),
+    ((150, 104, 74), 2),
+    ((98, 66, 48), 2),
+)
 HAIR_COLOURS = (((22, 18, 18), 10), ((58, 40, 30), 6), ((110, 74, 44), 3), ((196, 162, 98), 2), ((160, 158, 156), 1))
 
 
@@ -49,8 +82,10 @@ DULL = np.array((92, 90, 98))  # about the mean of all clothes
 
 def wardrobe_of(rng: np.random.Generator, strength: float) -> Wardrobe:
     """Colours of clothes with other weights: each times the exponential of a normal number of deviation `strength`."""
-    return tuple(tuple((colour, weight * float(np.exp(strength * rng.normal()))) for colour, weight in options)
-                 for options in WARDROBE)
+    return tuple(
+        tuple((colour, weight * float(np.exp(strength * rng.normal()))) for colour, weight in options)
+        for options in WARDROBE
+    )
 
 
 def pick(rng: np.random.Generator, options: tuple) -> object:
@@ -110,8 +145,11 @@ def make_look(rng: np.random.Generator, summer: float, wardrobe: Wardrobe = WARD
     warm = rng.random() < summer
     sleeve = pick(rng, (("none", 1), ("short", 6), ("long", 2))) if warm else pick(rng, (("short", 1), ("long", 9)))
     coat = not warm and rng.random() < 0.3
-    kind = pick(rng, (("trousers", 5), ("shorts", 4), ("skirt", 3))) if warm else pick(
-        rng, (("trousers", 10), ("shorts", 1), ("skirt", 2)))
+    kind = (
+        pick(rng, (("trousers", 5), ("shorts", 4), ("skirt", 3)))
+        if warm
+        else pick(rng, (("trousers", 10), ("shorts", 1), ("skirt", 2)))
+    )
     upper = _dyed(rng, uppers, **worn)
     second = _dyed(rng, UPPER_COLOURS, **worn)
     # A pattern nobody can see tells nobody apart.
@@ -119,16 +157,27 @@ def make_look(rng: np.random.Generator, summer: float, wardrobe: Wardrobe = WARD
         second = _dyed(rng, UPPER_COLOURS, **worn)
     patterns = (("plain", 9), ("stripes", 3), ("columns", 1), ("checks", 2), ("logo", 3), ("yoke", 2), ("jacket", 3))
     return Look(
-        width=float(rng.uniform(0.86, 1.26)), height=float(rng.uniform(0.94, 1.03)),
-        skin=_dyed(rng, SKIN_COLOURS, 5), hair=_dyed(rng, HAIR_COLOURS, 5),
+        width=float(rng.uniform(0.86, 1.26)),
+        height=float(rng.uniform(0.94, 1.03)),
+        skin=_dyed(rng, SKIN_COLOURS, 5),
+        hair=_dyed(rng, HAIR_COLOURS, 5),
         hair_style=pick(rng, (("short", 9), ("long", 6), ("bun", 2), ("bald", 1))),
-        upper=upper, upper_second=second, pattern=pick(rng, patterns), period=float(rng.uniform(0.045, 0.085)),
-        logo_in_front=bool(rng.random() < 0.7), sleeve=sleeve, hem=float(rng.uniform(0.6, 0.72)) if coat else
-        float(rng.uniform(0.49, 0.55)), lower=_dyed(rng, lowers, **worn), lower_kind=kind,
-        lower_end=float(rng.uniform(0.62, 0.76)), shoes=_dyed(rng, SHOE_COLOURS, **worn),
+        upper=upper,
+        upper_second=second,
+        pattern=pick(rng, patterns),
+        period=float(rng.uniform(0.045, 0.085)),
+        logo_in_front=bool(rng.random() < 0.7),
+        sleeve=sleeve,
+        hem=float(rng.uniform(0.6, 0.72)) if coat else float(rng.uniform(0.49, 0.55)),
+        lower=_dyed(rng, lowers, **worn),
+        lower_kind=kind,
+        lower_end=float(rng.uniform(0.62, 0.76)),
+        shoes=_dyed(rng, SHOE_COLOURS, **worn),
         bag=pick(rng, (("none", 8), ("backpack", 5), ("shoulder", 4), ("hand", 2))),
-        bag_side=1 if rng.random() < 0.5 else -1, bag_colour=_dyed(rng, BAG_COLOURS, **worn),
-        hat=pick(rng, (("none", 17), ("cap", 2), ("beanie", 0 if warm else 2))), hat_colour=_dyed(rng, uppers, **worn),
+        bag_side=1 if rng.random() < 0.5 else -1,
+        bag_colour=_dyed(rng, BAG_COLOURS, **worn),
+        hat=pick(rng, (("none", 17), ("cap", 2), ("beanie", 0 if warm else 2))),
+        hat_colour=_dyed(rng, uppers, **worn),
     )
 
 
@@ -172,8 +221,15 @@ class _Figure:
         (x0, y0), (x1, y1) = start, end
         length = math.hypot(x1 - x0, y1 - y0) or 1.0
         nx, ny = (y1 - y0) / length * self.size, (x0 - x1) / length * self.size
-        self.draw.polygon([(x0 + nx * thick, y0 + ny * thick), (x0 - nx * thick, y0 - ny * thick),
-                           (x1 - nx * thin, y1 - ny * thin), (x1 + nx * thin, y1 + ny * thin)], fill=colour)
+        self.draw.polygon(
+            [
+                (x0 + nx * thick, y0 + ny * thick),
+                (x0 - nx * thick, y0 - ny * thick),
+                (x1 - nx * thin, y1 - ny * thin),
+                (x1 + nx * thin, y1 + ny * thin),
+            ],
+            fill=colour,
+        )
         self.disc(start, thick, thick, colour)
         self.disc(end, thin, thin, colour)
 
@@ -189,8 +245,8 @@ class _Figure:
         cloth, skin = _shade(look.lower, shade), _shade(look.skin, shade)
         wide = 0.052 * look.width
         self.limb(foot, toe, 0.026, 0.02, _shade(look.shoes, shade))
-        self.limb(knee, foot, 0.034 * look.width ** 0.5, 0.023, skin if bare else cloth)
-        self.limb(hip, knee, wide, 0.037 * look.width ** 0.5, skin if look.lower_kind == "skirt" else cloth)
+        self.limb(knee, foot, 0.034 * look.width**0.5, 0.023, skin if bare else cloth)
+        self.limb(hip, knee, wide, 0.037 * look.width**0.5, skin if look.lower_kind == "skirt" else cloth)
         if look.lower_kind == "shorts":
             share = (look.lower_end - 0.5) / 0.23
             if share > 1:
@@ -259,8 +315,9 @@ class _Figure:
         left, right, top = self.edges(0.46)
         low_left, low_right, low = self.edges(self.look.lower_end)
         flare = 0.025 * self.size + 0.02 * self.size * abs(self.swing * self.sin)
-        self.draw.polygon([(left, top), (right, top), (low_right + flare, low), (low_left - flare, low)],
-                          fill=self.look.lower)
+        self.draw.polygon(
+            [(left, top), (right, top), (low_right + flare, low), (low_left - flare, low)], fill=self.look.lower
+        )
 
     def head(self) -> None:
         look, cos, sin = self.look, self.cos, self.sin
@@ -314,8 +371,12 @@ class _Figure:
             self.draw.line((*start, *end), fill=_shade(look.bag_colour, 0.8), width=strap)
             if sin * look.bag_side > -0.35:
                 half = 0.035 + 0.035 * abs(sin)
-                box = (end[0] - half * self.size, end[1] - 0.05 * self.size, end[0] + half * self.size,
-                       end[1] + 0.065 * self.size)
+                box = (
+                    end[0] - half * self.size,
+                    end[1] - 0.05 * self.size,
+                    end[0] + half * self.size,
+                    end[1] + 0.065 * self.size,
+                )
                 self.draw.rounded_rectangle(box, radius=0.015 * self.size, fill=look.bag_colour)
 
 

@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from fastreid.utils.files import atomic_path
 from fastreid.data.synthetic.layouts import mat_bytes
 from fastreid.data.synthetic.people import stream
 from fastreid.data.synthetic.scenes import draw_place
+from fastreid.utils.files import atomic_path
 
 USER_BLOCK = 512  # bytes before the HDF5 part, of which MATLAB's header takes 128
 NUM_VIEWS, NUM_SPLITS, MAX_TEST_PEOPLE = 10, 20, 100
@@ -77,15 +77,36 @@ def pack_cuhk03(drawn: Path, target: Path, seed: int) -> None:
                 pairs = []
                 for pair in range(1, 6):
                     people = [person for other, person in images if other == pair]
-                    pairs.append([cells.add_cell([[
-                        cells.add(np.asarray(Image.open(images[pair, person][index])), "uint8")
-                        if index in images[pair, person] else cells.add_empty()
-                        for index in range(1, NUM_VIEWS + 1)] for person in people])])
+                    pairs.append(
+                        [
+                            cells.add_cell(
+                                [
+                                    [
+                                        cells.add(np.asarray(Image.open(images[pair, person][index])), "uint8")
+                                        if index in images[pair, person]
+                                        else cells.add_empty()
+                                        for index in range(1, NUM_VIEWS + 1)
+                                    ]
+                                    for person in people
+                                ]
+                            )
+                        ]
+                    )
                 cells.add_cell(pairs, boxes)
             everybody = np.array(sorted(images), dtype=float)
             tested = min(MAX_TEST_PEOPLE, max(1, len(everybody) // 5))
-            cells.add_cell([[cells.add(everybody[stream(seed, "cuhk03 testsets", split).permutation(
-                len(everybody))[:tested]], "double")] for split in range(NUM_SPLITS)], "testsets")
+            cells.add_cell(
+                [
+                    [
+                        cells.add(
+                            everybody[stream(seed, "cuhk03 testsets", split).permutation(len(everybody))[:tested]],
+                            "double",
+                        )
+                    ]
+                    for split in range(NUM_SPLITS)
+                ],
+                "testsets",
+            )
         with temporary.open("r+b") as file:
             file.write(b"MATLAB 7.3 MAT-file, drawn data".ljust(116) + bytes(8) + struct.pack("<H2s", 0x0200, b"IM"))
 

@@ -49,18 +49,65 @@ STYLES = {
     "dukemtmc": Style(("road", "grass", "road"), (0.95, 1.0, 1.05), 0.8, 1.0, 0.92, summer=0.05, tilt=0.4, noise=2.0),
     "cuhk02": Style(("corridor", "grass", "plaza"), (0.94, 0.98, 1.1), 0.9, 1.1, tilt=0.2, noise=5.0, blur=0.5),
     "cuhk03": Style(("corridor", "plaza"), (1.0, 0.95, 1.03), 1.0, 1.25, 0.9, tilt=0.35, noise=4.0, quality=70),
-    "cuhk_sysu": Style(("street", "hall", "grass", "road", "street"), (1.03, 1.0, 0.97), 1.0, 1.05, 0.95, tilt=0.1,
-                       summer=0.6, blur=0.2, noise=2.0, quality=90, looseness=0.8, spread=1.3),
-    "msmt17": Style(("plaza", "road", "corridor", "street", "grass"), (1.0, 1.0, 1.0), 0.95, 1.0, summer=0.3,
-                    spread=1.4),
-    "grid": Style(("station",), (0.9, 1.1, 0.82), 0.7, 0.85, 0.8, 1.1, 0.08, 0.6, 5.0, 0.65, 60, 0.8, 0.2, 0.25, 1.2,
-                  spread=1.5),
-    "prid": Style(("crossing", "road"), (0.9, 1.0, 1.16), 0.6, 0.72, 1.1, 0.9, 0.2, 0.5, 2.0, 0.75, 80, 0.9, 0.2, 0.05,
-                  1.0, spread=1.7),
-    "ilids": Style(("hall",), (1.22, 1.0, 0.68), 0.75, 0.92, 0.9, 0.9, 0.08, 0.9, 4.0, 0.7, 45, 0.6, 0.15, 0.6, 1.5,
-                   spread=1.6),
-    "viper": Style(("grass", "road", "plaza"), (1.1, 1.02, 0.84), 1.25, 1.3, 0.88, 1.1, 0.0, 0.2, 2.0, 0.8, 75, 0.25,
-                   0.75, 0.1, 0.9, spread=2.0),
+    "cuhk_sysu": Style(
+        ("street", "hall", "grass", "road", "street"),
+        (1.03, 1.0, 0.97),
+        1.0,
+        1.05,
+        0.95,
+        tilt=0.1,
+        summer=0.6,
+        blur=0.2,
+        noise=2.0,
+        quality=90,
+        looseness=0.8,
+        spread=1.3,
+    ),
+    "msmt17": Style(
+        ("plaza", "road", "corridor", "street", "grass"), (1.0, 1.0, 1.0), 0.95, 1.0, summer=0.3, spread=1.4
+    ),
+    "grid": Style(
+        ("station",), (0.9, 1.1, 0.82), 0.7, 0.85, 0.8, 1.1, 0.08, 0.6, 5.0, 0.65, 60, 0.8, 0.2, 0.25, 1.2, spread=1.5
+    ),
+    "prid": Style(
+        ("crossing", "road"),
+        (0.9, 1.0, 1.16),
+        0.6,
+        0.72,
+        1.1,
+        0.9,
+        0.2,
+        0.5,
+        2.0,
+        0.75,
+        80,
+        0.9,
+        0.2,
+        0.05,
+        1.0,
+        spread=1.7,
+    ),
+    "ilids": Style(
+        ("hall",), (1.22, 1.0, 0.68), 0.75, 0.92, 0.9, 0.9, 0.08, 0.9, 4.0, 0.7, 45, 0.6, 0.15, 0.6, 1.5, spread=1.6
+    ),
+    "viper": Style(
+        ("grass", "road", "plaza"),
+        (1.1, 1.02, 0.84),
+        1.25,
+        1.3,
+        0.88,
+        1.1,
+        0.0,
+        0.2,
+        2.0,
+        0.8,
+        75,
+        0.25,
+        0.75,
+        0.1,
+        0.9,
+        spread=2.0,
+    ),
 }
 
 
@@ -105,16 +152,23 @@ def narrowed(wide: Style, gap: Gap, rng: np.random.Generator) -> Style:
         return {name: move(getattr(wide, name), getattr(middle, name), share, low, high) for name in names.split()}
 
     own = dict.fromkeys(place for name in SOURCES for place in STYLES[name].places)
-    usual = [list(own)[k] for k in rng.permutation(len(own))[:len(wide.places)]]
+    usual = [list(own)[k] for k in rng.permutation(len(own))[: len(wide.places)]]
     return replace(
-        wide, tint=tuple(float(t ** gap.colour) for t in wide.tint),
-        **moved("saturation contrast exposure gamma", gap.colour, 0.2, 2.0), **moved("haze", gap.colour, 0, 0.5),
-        spread=move(wide.spread, 1.0, gap.colour, 0, 4), **moved("resolution", gap.resolution, 0.15, 1),
-        **moved("blur", gap.resolution, 0, 3), quality=round(move(wide.quality, 85, gap.compression, 8, 95)),
-        **moved("noise", gap.compression, 0, 20), **moved("tilt", gap.viewpoint, 0, 1),
-        **moved("looseness", gap.viewpoint, 0.2, 3), **moved("summer", gap.season, 0, 1),
+        wide,
+        tint=tuple(float(t**gap.colour) for t in wide.tint),
+        **moved("saturation contrast exposure gamma", gap.colour, 0.2, 2.0),
+        **moved("haze", gap.colour, 0, 0.5),
+        spread=move(wide.spread, 1.0, gap.colour, 0, 4),
+        **moved("resolution", gap.resolution, 0.15, 1),
+        **moved("blur", gap.resolution, 0, 3),
+        quality=round(move(wide.quality, 85, gap.compression, 8, 95)),
+        **moved("noise", gap.compression, 0, 20),
+        **moved("tilt", gap.viewpoint, 0, 1),
+        **moved("looseness", gap.viewpoint, 0.2, 3),
+        **moved("summer", gap.season, 0, 1),
         occlusion=min(0.6, gap.occlusion * wide.occlusion),
-        places=tuple(far if rng.random() < gap.background else near for far, near in zip(wide.places, usual)))
+        places=tuple(far if rng.random() < gap.background else near for far, near in zip(wide.places, usual)),
+    )
 
 
 def wide_style(rng: np.random.Generator) -> Style:
@@ -122,12 +176,21 @@ def wide_style(rng: np.random.Generator) -> Style:
     return Style(
         places=tuple(PLACES[k] for k in rng.permutation(len(PLACES))[:3]),
         tint=tuple(float(t) for t in np.exp(rng.normal(0, 0.13, 3))),
-        saturation=float(rng.uniform(0.45, 1.4)), contrast=float(rng.uniform(0.65, 1.35)),
-        exposure=float(np.exp(rng.normal(0, 0.12))), gamma=float(np.exp(rng.normal(0, 0.12))),
-        haze=float(rng.uniform(0, 0.22)), blur=float(rng.uniform(0.2, 0.9)), noise=float(rng.uniform(2, 6)),
-        resolution=float(rng.uniform(0.6, 1)), quality=int(rng.integers(45, 90)), tilt=float(rng.uniform(0, 0.9)),
-        summer=float(rng.uniform()), occlusion=float(rng.uniform(0.15, 0.25)), looseness=float(rng.uniform(0.8, 1.4)),
-        spread=1.7)
+        saturation=float(rng.uniform(0.45, 1.4)),
+        contrast=float(rng.uniform(0.65, 1.35)),
+        exposure=float(np.exp(rng.normal(0, 0.12))),
+        gamma=float(np.exp(rng.normal(0, 0.12))),
+        haze=float(rng.uniform(0, 0.22)),
+        blur=float(rng.uniform(0.2, 0.9)),
+        noise=float(rng.uniform(2, 6)),
+        resolution=float(rng.uniform(0.6, 1)),
+        quality=int(rng.integers(45, 90)),
+        tilt=float(rng.uniform(0, 0.9)),
+        summer=float(rng.uniform()),
+        occlusion=float(rng.uniform(0.15, 0.25)),
+        looseness=float(rng.uniform(0.8, 1.4)),
+        spread=1.7,
+    )
 
 
 def style_of(seed: int, domain: str, gap: Gap = GAP) -> Style:
@@ -142,20 +205,28 @@ def style_of(seed: int, domain: str, gap: Gap = GAP) -> Style:
     if style is None:
         named = [STYLES[name] for name in SOURCES]
         parts = [named[k] for k in rng.permutation(len(named))[:3]]
-        style = replace(parts[0], tint=parts[1].tint, saturation=parts[1].saturation, contrast=parts[2].contrast,
-                        summer=parts[2].summer, tilt=float(rng.uniform(0.1, 0.5)))
+        style = replace(
+            parts[0],
+            tint=parts[1].tint,
+            saturation=parts[1].saturation,
+            contrast=parts[2].contrast,
+            summer=parts[2].summer,
+            tilt=float(rng.uniform(0.1, 0.5)),
+        )
     tint = tuple(float(t) for t in np.array(style.tint) * np.exp(rng.normal(0, 0.015, 3)))
     return replace(style, tint=tint, exposure=style.exposure * float(np.exp(rng.normal(0, 0.02))))
 
 
 # ------------------------------------------------------------------------------------------------ places
 
+
 def _grey(rng: np.random.Generator, low: int, high: int, colourful: float = 6.0) -> tuple[int, int, int]:
     return tuple(int(v) for v in np.clip(rng.uniform(low, high) + rng.normal(0, colourful, 3), 0, 255))
 
 
-def _tiles(draw: ImageDraw.ImageDraw, rng: np.random.Generator, w: int, horizon: float, h: int, line: tuple,
-           step: float) -> None:
+def _tiles(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, w: int, horizon: float, h: int, line: tuple, step: float
+) -> None:
     """Floor joints in perspective: rows get wider downwards, columns lean away from the middle."""
     y, gap = horizon, step * h * 0.25
     while y < h:
@@ -166,8 +237,16 @@ def _tiles(draw: ImageDraw.ImageDraw, rng: np.random.Generator, w: int, horizon:
         draw.line((x, horizon, x + lean, h), fill=line, width=1)
 
 
-def _boxes(draw: ImageDraw.ImageDraw, rng: np.random.Generator, w: int, top: float, bottom: float, widths: tuple,
-           colour: tuple[int, int, float], gap: float = 0.0) -> None:
+def _boxes(
+    draw: ImageDraw.ImageDraw,
+    rng: np.random.Generator,
+    w: int,
+    top: float,
+    bottom: float,
+    widths: tuple,
+    colour: tuple[int, int, float],
+    gap: float = 0.0,
+) -> None:
     """A row of upright panels (windows, doors, shop fronts, posters)."""
     x = 0.0
     while x < w:
@@ -176,8 +255,15 @@ def _boxes(draw: ImageDraw.ImageDraw, rng: np.random.Generator, w: int, top: flo
         draw.rectangle((x, top, x + width, bottom), fill=shade)
         if rng.random() < 0.5:
             inner = _grey(rng, *colour)
-            draw.rectangle((x + width * 0.15, top + (bottom - top) * 0.12, x + width * 0.85,
-                            top + (bottom - top) * rng.uniform(0.4, 0.8)), fill=inner)
+            draw.rectangle(
+                (
+                    x + width * 0.15,
+                    top + (bottom - top) * 0.12,
+                    x + width * 0.85,
+                    top + (bottom - top) * rng.uniform(0.4, 0.8),
+                ),
+                fill=inner,
+            )
         x += width + gap * rng.uniform(0.5, 1.5)
 
 
@@ -193,8 +279,16 @@ def draw_place(kind: str, rng: np.random.Generator, width: int, height: int, til
     if kind in ("street", "plaza"):
         draw.rectangle((0, 0, width, up), fill=wall)
         span = (height * 0.25, height * 0.7) if kind == "street" else (height * 0.6, height * 1.4)
-        _boxes(draw, rng, width, up * 0.05, up, span, (60, 200, 24) if kind == "street" else (100, 190, 10),
-               0 if kind == "street" else height * 0.2)
+        _boxes(
+            draw,
+            rng,
+            width,
+            up * 0.05,
+            up,
+            span,
+            (60, 200, 24) if kind == "street" else (100, 190, 10),
+            0 if kind == "street" else height * 0.2,
+        )
         _tiles(draw, rng, width, up, height, joint, 0.22 if kind == "plaza" else 0.4)
     elif kind == "grass":
         green = (int(rng.uniform(70, 110)), int(rng.uniform(115, 150)), int(rng.uniform(45, 75)))
@@ -214,16 +308,24 @@ def draw_place(kind: str, rng: np.random.Generator, width: int, height: int, til
         if kind == "crossing":
             lean = height * rng.uniform(-0.5, 0.5)
             for x in np.arange(-height, width + height, height * 0.32):
-                draw.polygon([(x, height * 0.3), (x + height * 0.13, height * 0.3),
-                              (x + lean + height * 0.17, height), (x + lean, height)], fill=_grey(rng, 185, 215, 3))
+                draw.polygon(
+                    [
+                        (x, height * 0.3),
+                        (x + height * 0.13, height * 0.3),
+                        (x + lean + height * 0.17, height),
+                        (x + lean, height),
+                    ],
+                    fill=_grey(rng, 185, 215, 3),
+                )
     elif kind == "corridor":
         draw.rectangle((0, 0, width, up), fill=wall)
         _boxes(draw, rng, width, up * 0.1, up, (height * 0.15, height * 0.4), (70, 200, 16), height * 0.35)
         draw.rectangle((0, up * 0.94, width, up), fill=dark)
         _tiles(draw, rng, width, up, height, joint, 0.3)
         for x in np.arange(0, width, height * 0.8):  # lamps mirrored in the floor
-            draw.ellipse((x, height * 0.75, x + height * 0.25, height * 0.9),
-                         fill=tuple(min(255, int(v * 1.12)) for v in floor))
+            draw.ellipse(
+                (x, height * 0.75, x + height * 0.25, height * 0.9), fill=tuple(min(255, int(v * 1.12)) for v in floor)
+            )
     elif kind == "hall":
         draw.rectangle((0, 0, width, up), fill=_grey(rng, 150, 205, 8))
         _boxes(draw, rng, width, 0, up * 0.6, (height * 0.2, height * 0.5), (130, 240, 25), height * 0.3)
@@ -236,8 +338,9 @@ def draw_place(kind: str, rng: np.random.Generator, width: int, height: int, til
         _tiles(draw, rng, width, up, height, joint, 0.18)
         edge = height * rng.uniform(0.55, 0.9)
         slope, thick = height * 0.1, height * 0.04
-        draw.polygon([(0, edge), (width, edge + slope), (width, edge + slope + thick), (0, edge + thick)],
-                     fill=(206, 186, 70))
+        draw.polygon(
+            [(0, edge), (width, edge + slope), (width, edge + slope + thick), (0, edge + thick)], fill=(206, 186, 70)
+        )
     grain = rng.normal(0, 7, (height // 2, width // 2))
     grain = Image.fromarray(np.clip(grain + 128, 0, 255).astype(np.uint8)).resize((width, height))
     image = ImageChops.add(image, Image.merge("RGB", [grain] * 3), 1, -128)
@@ -245,6 +348,7 @@ def draw_place(kind: str, rng: np.random.Generator, width: int, height: int, til
 
 
 # ------------------------------------------------------------------------------------------------ cameras
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -266,11 +370,15 @@ def make_camera(seed: int, domain: str, number: int, size: tuple[int, int], gap:
     base, rng = style_of(seed, domain, gap), stream(seed, "camera", domain, number)
     s, (h, w) = base.spread, size
     style = replace(
-        base, saturation=max(0.35, base.saturation + 0.08 * s * rng.normal()),
+        base,
+        saturation=max(0.35, base.saturation + 0.08 * s * rng.normal()),
         contrast=max(0.55, base.contrast + 0.07 * s * rng.normal()),
         exposure=base.exposure * float(np.exp(rng.normal(0, 0.07 * s))),
-        gamma=base.gamma * float(np.exp(rng.normal(0, 0.06 * s))), blur=base.blur * float(rng.uniform(0.6, 1.5)),
-        noise=base.noise * float(rng.uniform(0.6, 1.4)), tilt=float(np.clip(base.tilt + 0.08 * s * rng.normal(), 0, 1)))
+        gamma=base.gamma * float(np.exp(rng.normal(0, 0.06 * s))),
+        blur=base.blur * float(rng.uniform(0.6, 1.5)),
+        noise=base.noise * float(rng.uniform(0.6, 1.4)),
+        tilt=float(np.clip(base.tilt + 0.08 * s * rng.normal(), 0, 1)),
+    )
     tint = np.array(base.tint) * np.exp(rng.normal(0, 0.035 * s, 3))
     luma = np.array([[0.299, 0.587, 0.114]]).repeat(3, 0)
     mix = style.saturation * np.eye(3) + (1 - style.saturation) * luma + rng.normal(0, 0.02 * s, (3, 3))
@@ -295,8 +403,12 @@ def _folds(width: int, height: int) -> Image.Image:
     """Soft creases of cloth, the same for everybody; pictures use random parts of it."""
     rng = stream(0, "folds")
     coarse, fine = rng.normal(0, 13, (24, 16)), rng.normal(0, 11, (60, 22))
-    parts = [Image.fromarray(np.clip(part + 116, 0, 255).astype(np.uint8)).resize(
-        (2 * width, 2 * height), Image.Resampling.BICUBIC) for part in (coarse, fine)]
+    parts = [
+        Image.fromarray(np.clip(part + 116, 0, 255).astype(np.uint8)).resize(
+            (2 * width, 2 * height), Image.Resampling.BICUBIC
+        )
+        for part in (coarse, fine)
+    ]
     return ImageChops.add(*parts)
 
 
@@ -306,7 +418,7 @@ def _paint(image: Image.Image, look: Look, pose: Pose, light: float, rng: np.ran
     layer = Image.new("RGBA", (w, h))
     draw_person(ImageDraw.Draw(layer), look, pose)
     aside = (np.arange(w) - pose.centre) / (0.15 * pose.height)
-    row = np.clip(248 - 62 * aside ** 2 - 44 * light * aside, 120, 255).astype(np.uint8)
+    row = np.clip(248 - 62 * aside**2 - 44 * light * aside, 120, 255).astype(np.uint8)
     folds, x, y = _folds(w, h), int(rng.integers(w + 1)), int(rng.integers(h + 1))
     shade = ImageChops.multiply(Image.fromarray(row[None]).resize((w, h)), folds.crop((x, y, x + w, y + h)))
     image.paste(ImageChops.multiply(layer.convert("RGB"), Image.merge("RGB", [shade] * 3)), mask=layer.getchannel("A"))
@@ -338,8 +450,15 @@ def _occlude(draw: ImageDraw.ImageDraw, rng: np.random.Generator, w: int, h: int
             draw.ellipse((x - r, y - r, x + r, y + r), fill=(40 + int(rng.integers(40)), 90, 45))
 
 
-def take_picture(seed: int, domain: str, identity: int, camera: Camera, rng: np.random.Generator,
-                 looseness: float = 1.0, gap: Gap = GAP) -> Image.Image:
+def take_picture(
+    seed: int,
+    domain: str,
+    identity: int,
+    camera: Camera,
+    rng: np.random.Generator,
+    looseness: float = 1.0,
+    gap: Gap = GAP,
+) -> Image.Image:
     """Draw one crop of an identity, `camera.size` (height, width) pixels, RGB; rng decides pose, crop and clutter."""
     style, (h, w) = camera.style, camera.size
     ch, cw, loose = h * OVERSAMPLING, w * OVERSAMPLING, style.looseness * looseness
@@ -348,8 +467,15 @@ def take_picture(seed: int, domain: str, identity: int, camera: Camera, rng: np.
     draw = ImageDraw.Draw(image, "RGB")
     tall = ch * float(np.clip(0.9 + 0.035 * loose * rng.normal(), 0.7, 1.25))
     centre, bottom = cw * (0.5 + 0.045 * loose * rng.normal()), ch * (0.965 + 0.018 * loose * rng.normal())
-    pose = Pose(centre, bottom - tall, tall, float(camera.yaws[int(rng.integers(2))] + style.turn * rng.normal()),
-                float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0.35, 1.0)), style.tilt)
+    pose = Pose(
+        centre,
+        bottom - tall,
+        tall,
+        float(camera.yaws[int(rng.integers(2))] + style.turn * rng.normal()),
+        float(rng.uniform(0, 2 * math.pi)),
+        float(rng.uniform(0.35, 1.0)),
+        style.tilt,
+    )
     if rng.random() < style.occlusion:  # somebody else, further away
         other = look_of(seed, domain, 1_000_000 + int(rng.integers(40)), gap)
         aside = cw * (0.5 + (2 * int(rng.integers(2)) - 1) * float(rng.uniform(0.3, 0.5)))
@@ -374,8 +500,9 @@ def take_picture(seed: int, domain: str, identity: int, camera: Camera, rng: np.
         matrix *= np.exp(rng.normal(0, 0.02 * light, (3, 1)))
     image = image.convert("RGB", tuple(float(v) for v in matrix.ravel())).point(camera.curve)
     if style.resolution < 1:
-        image = image.resize((max(8, int(w * style.resolution)), max(16, int(h * style.resolution))),
-                             Image.Resampling.BILINEAR).resize((w, h), Image.Resampling.BICUBIC)
+        image = image.resize(
+            (max(8, int(w * style.resolution)), max(16, int(h * style.resolution))), Image.Resampling.BILINEAR
+        ).resize((w, h), Image.Resampling.BICUBIC)
     image = image.filter(ImageFilter.GaussianBlur(style.blur * w / 64))
     noise = rng.standard_normal((h, w, 3), dtype=np.float32) * np.float32(style.noise)
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -59,7 +59,12 @@ def build_transforms(cfg, is_train: bool, resized: bool = False) -> Callable[[Im
 
 def check_ranges(node) -> None:
     """Raise UserError for the first option of `cfg.INPUT` that is out of its range."""
-    probabilities = {"FLIP_PROB": node.FLIP_PROB, "CJ.PROB": node.CJ.PROB, "REA.PROB": node.REA.PROB, "RPT.PROB": node.RPT.PROB}
+    probabilities = {
+        "FLIP_PROB": node.FLIP_PROB,
+        "CJ.PROB": node.CJ.PROB,
+        "REA.PROB": node.REA.PROB,
+        "RPT.PROB": node.RPT.PROB,
+    }
     jitter = {f"CJ.{key}": node.CJ[key] for key in ("BRIGHTNESS", "CONTRAST", "SATURATION")}
     sizes = {"SIZE_TRAIN": node.SIZE_TRAIN, "SIZE_TEST": node.SIZE_TEST}
     wanted = {

@@ -5,8 +5,8 @@ Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,8 @@ def run_stage(stage: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
 class StatsMode(AbstractContextManager):
     """`running_stats(stage, mode)` that can be entered again and again.
 
-    A graph may be gone through backwards more than once: by the inner update, and by the meta step itself if it combines
-    both losses or is of second order. PyTorch enters one context for all of these.
+    A graph may be gone through backwards more than once: by the inner update, and by the meta step itself if it
+    combines both losses or is of second order. PyTorch enters one context for all of these.
     """
 
     def __init__(self, stage: nn.Module, mode: str):

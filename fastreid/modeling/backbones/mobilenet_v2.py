@@ -10,10 +10,10 @@ IBN-Net (Pan et al., ECCV 2018) has no MobileNetV2: that its IN is where DualNor
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,10 @@ RESOLUTIONS = ("layer3", "layer4", "layer6", "layer8")  # the last stage of 1/4,
 IBN_A_STAGES, IBN_B_STAGES = ("layer2", "layer3", "layer4", "layer5", "layer6"), ("layer3", "layer4")
 TORCHVISION_STEM = "features.0.0.weight"  # by which a file in torchvision's naming is told
 WHERE_FROM = (
-    "put MobileNetV2 ImageNet weights of this width there, from torchreid's model zoo (mobilenetv2_x1_0, mobilenetv2_x1_4) "
-    "or the published MetaBIN's links, name another file in MODEL.BACKBONE.PRETRAIN_PATH, take width 1.0, which needs none "
+    "put MobileNetV2 ImageNet weights of this width there, from torchreid's model zoo (mobilenetv2_x1_0, "
+    "mobilenetv2_x1_4) "
+    "or the published MetaBIN's links, name another file in MODEL.BACKBONE.PRETRAIN_PATH, take width 1.0, which needs "
+    "none "
     "without PRETRAIN_PATH (torchvision has its weights)"
 )
 RESNET_OPTIONS = ("WITH_SE", "WITH_NL")
@@ -175,8 +177,8 @@ def from_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def imagenet_weights(width: float, path: str) -> tuple[dict[str, Tensor], str]:
     """Return ImageNet weights by the names here, and where they are from.
 
-    They are those of the file `path`, without one of the usual file in pretrained/; if it is the usual one, is not there,
-    and the width is 1.0, they are torchvision's. A file may be in torchvision's naming.
+    They are those of the file `path`, without one of the usual file in pretrained/; if it is the usual one, is not
+    there, and the width is 1.0, they are torchvision's. A file may be in torchvision's naming.
 
     Raises:
         UserError: there are none.

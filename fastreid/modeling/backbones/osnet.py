@@ -10,9 +10,9 @@ OSNet-AIN's own IN, where their search put it, stays. Which stages are IN in Dua
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Iterable
 
 from torch import Tensor, nn
 

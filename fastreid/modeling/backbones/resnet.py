@@ -12,10 +12,10 @@ begins with the stage whose stride is LAST_STRIDE, too.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import partial
 from itertools import chain, compress
 from pathlib import Path
-from typing import Iterable
 
 from torch import Tensor, nn
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -37,7 +38,8 @@ def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses
         names: values of an option such as `MODEL.LOSSES.NAME`. option: that option's name, for messages.
 
     Raises:
-        UserError: no loss has such a name, or none is named, or a FEAT_ORDER is neither before nor after, or what a loss
+        UserError: no loss has such a name, or none is named, or a FEAT_ORDER is neither before nor after, or what a
+            loss
             raises at its options.
     """
     unknown = [name for name in names if name not in LOSS_REGISTRY]

@@ -7,14 +7,7 @@ from torch import Tensor
 from fastreid.utils.errors import UserError
 
 from .build import LOSS_REGISTRY, Loss
-from .pairwise import (
-    choose,
-    full_precision,
-    manhattan_distances,
-    safe_sqrt,
-    same_value,
-    squared_distances,
-)
+from .pairwise import choose, full_precision, manhattan_distances, safe_sqrt, same_value, squared_distances
 
 # Keeps the division by the bandwidth finite when all the features of two domains are equal.
 _MIN_BANDWIDTH = 1e-12

@@ -63,8 +63,9 @@ def triplet_loss(
     those of other identities in its domain, those of other domains, whatever their identity: where cameras are domains
     an identity is in several, and its images in other cameras are in the first and the third set. [1, 0, 0] against
     [0, 1, 1] is the usual loss (Hermans et al., arXiv 1703.07737), whose negatives are of other identities in any case;
-    [0, 0, 1] against [0, 1, 0] is the shuffle loss of MetaBIN (arXiv 2011.14670). The anchor is always one of its own positives, at a distance of 0 without gradient, and
-    never a negative. Without any anchor that has a negative the loss is 0.
+    [0, 0, 1] against [0, 1, 0] is the shuffle loss of MetaBIN (arXiv 2011.14670). The anchor is always one of its own
+    positives, at a distance of 0 without gradient, and never a negative. Without any anchor that has a negative the
+    loss is 0.
 
     Args:
         embedding: (N, D) features.
@@ -131,10 +132,7 @@ def _pair_masks(
 
 def _hardest(distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     """Return each anchor's distance to its farthest positive and nearest negative (infinite if it has none)."""
-    return (
-        distance.masked_fill(~positive, -math.inf).amax(1),
-        distance.masked_fill(~negative, math.inf).amin(1),
-    )
+    return (distance.masked_fill(~positive, -math.inf).amax(1), distance.masked_fill(~negative, math.inf).amin(1))
 
 
 def _weighted(distance: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,9 @@ def select_device(name: str) -> torch.device:
     if num_processes() > 1:
         return own_gpu(device)
     if device.index is not None and device.index >= torch.cuda.device_count():
-        raise UserError(f"MODEL.DEVICE is {name}, but there are {torch.cuda.device_count()} CUDA device(s), from cuda:0")
+        raise UserError(
+            f"MODEL.DEVICE is {name}, but there are {torch.cuda.device_count()} CUDA device(s), from cuda:0"
+        )
     return device
 
 
@@ -61,7 +63,9 @@ def own_gpu(device: torch.device) -> torch.device:
         UserError: a particular GPU is asked for, or there are fewer GPUs than processes.
     """
     if device.index is not None:
-        raise UserError(f"MODEL.DEVICE is {device}: with several processes it must be cuda, as each takes a GPU of its own")
+        raise UserError(
+            f"MODEL.DEVICE is {device}: with several processes it must be cuda, as each takes a GPU of its own"
+        )
     if num_local_processes() > torch.cuda.device_count():
         raise UserError(
             f"{num_local_processes()} processes on this machine need as many GPUs; PyTorch finds "
