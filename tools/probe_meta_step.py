@@ -54,8 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(
         f"{checkpoint}, iteration {trainer.iter}: {args.steps} meta steps, {silent} of them without a gradient (left "
-        "out); "
-        f"learning rate {', '.join(f'{rate:g}' for rate in rates)}"
+        f"out); learning rate {', '.join(f'{rate:g}' for rate in rates)}"
     )
     rows = [
         [

@@ -35,8 +35,7 @@ WORKER_ERRORS = {
     # A bus error, too, if PyTorch notices the end before its cause.
     r"DataLoader worker \(pid": "a worker was ended. If the machine killed it for want of memory, lower "
     "DATALOADER.NUM_WORKERS or the batch size; after a bus error, give /dev/shm more space (docker run --shm-size=8g). "
-    "Go on "
-    "from the last checkpoint with --resume",
+    "Go on from the last checkpoint with --resume",
 }
 
 

@@ -123,8 +123,7 @@ def find_problem(cfg, kind: BatchKind) -> str:
         if names:
             return (
                 f"batches of {identities} identities with {kind.num_instances} image(s) each teach {', '.join(names)} "
-                "of "
-                f"{part.option} nothing: no two images in them are a pair that it compares"
+                f"of {part.option} nothing: no two images in them are a pair that it compares"
             )
     return ""
 
@@ -175,8 +174,6 @@ def report_repeated_images(kinds: list[BatchKind]) -> None:
         logger.log(
             level,
             f"{single:,} of {len(counts):,} identities have a single image, which stands {base.num_instances} times in "
-            "a "
-            f"batch: for them {losses} compare an image with itself, changed by the transforms of INPUT alone, and "
-            "learn "
-            "nothing of other poses and cameras",
+            f"a batch: for them {losses} compare an image with itself, changed by the transforms of INPUT alone, and "
+            "learn nothing of other poses and cameras",
         )

@@ -88,6 +88,5 @@ def report_changes(path: Path, changed: dict[str, str]) -> None:
     if ignored:
         logger.warning(
             f"options changed since {path}, not applied, as they only say how a run begins: {', '.join(ignored)}. "
-            "Train "
-            "from the beginning, without --resume, to apply them"
+            "Train from the beginning, without --resume, to apply them"
         )

@@ -41,6 +41,5 @@ def require_one_model(cfg: CfgNode, opts: Sequence[str], resume: bool, number: i
         raise UserError(
             f"two models to test: {'--resume' if number is None else '--num-pth'} means {path}, MODEL.WEIGHTS names "
             f"{weights}: leave one out ('python3 tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS "
-            f"{weights}' "
-            "tests the latter)"
+            f"{weights}' tests the latter)"
         )

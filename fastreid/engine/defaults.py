@@ -189,8 +189,7 @@ class DefaultTrainer(ResumableTrainer):
         self.register_hooks(self.build_hooks())
         logger.info(
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(self.gates)} layers with "
-            "gates, "
-            f"{loaders.num_classes} identities, {loaders.iters_per_epoch} iterations per epoch, on {self.device}"
+            f"gates, {loaders.num_classes} identities, {loaders.iters_per_epoch} iterations per epoch, on {self.device}"
         )
 
     def build_loaders(self, cfg: CfgNode) -> TrainLoaders:
@@ -276,8 +275,7 @@ class DefaultTrainer(ResumableTrainer):
         if len(set(names)) > 1:
             raise UserError(
                 f"the processes have found different checkpoints ({', '.join(names)}): OUTPUT_DIR {self.folder} must "
-                "be one "
-                "folder that all machines see"
+                "be one folder that all machines see"
             )
 
     def run(self) -> Results:
@@ -380,8 +378,7 @@ def load_model(
         raise UserError(
             f"no checkpoint in {folder}: train first, or put a trained model there and its file name into "
             f"{folder}/last_checkpoint, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the model that "
-            "training "
-            "starts from)"
+            "training starts from)"
         )
     path, content = found
     note_unused_weights(cfg, path)

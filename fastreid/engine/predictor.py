@@ -176,8 +176,7 @@ def check_image(image: OneImage, number: int, size: tuple[int, int]) -> None:
         what += f" {tuple(image.shape)} {image.dtype}"
     raise UserError(
         f"image {number} must be a path, a PIL image, an array (H, W, 3) uint8 (or RGBA, or gray), a tensor (3, H, W) "
-        "uint8 or a tensor "
-        f"(3, {height}, {width}) float, RGB 0..255; found {what}"
+        f"uint8 or a tensor (3, {height}, {width}) float, RGB 0..255; found {what}"
     )
 
 

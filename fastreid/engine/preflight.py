@@ -87,8 +87,7 @@ def require_room(trainer: SimpleTrainer, folder: Path, history: Sequence[str], e
     if free < needed:
         raise UserError(
             f"the run's {len(new)} new checkpoints of {size / 1e6:,.1f} MB need {needed / 1e6:,.1f} MB, and {folder} "
-            "has "
-            f"{free / 1e6:,.1f} MB free: make space, choose another OUTPUT_DIR, or let it write fewer by "
+            f"has {free / 1e6:,.1f} MB free: make space, choose another OUTPUT_DIR, or let it write fewer by "
             "SOLVER.CHECKPOINT_KEEP or a longer SOLVER.CHECKPOINT_PERIOD"
         )
 

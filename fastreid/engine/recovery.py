@@ -26,8 +26,7 @@ def require_finite_weights(model: nn.Module, iteration: int) -> None:
     if bad is not None:
         raise NonFiniteLossError(
             f"iteration {iteration}: not finite: {bad} after the update, so a gradient was not. No checkpoint holds "
-            "it. "
-            "Lower SOLVER.BASE_LR or META.SOLVER.LR_FACTOR.GATE",
+            "it. Lower SOLVER.BASE_LR or META.SOLVER.LR_FACTOR.GATE",
             iteration,
         )
 

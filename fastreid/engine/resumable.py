@@ -217,8 +217,7 @@ class ResumableTrainer(SimpleTrainer):
         self.resume(*found)
         logger.warning(
             f"{str(error).splitlines()[0]} Rolled back to {found[0]}; the batches of iteration {error.iteration} are "
-            "left "
-            f"out (rollback {self.rollback.done} of at most {self.rollback.limit})"
+            f"left out (rollback {self.rollback.done} of at most {self.rollback.limit})"
         )
 
     def next_batch(self, source: Iterator[Batch]) -> Batch:

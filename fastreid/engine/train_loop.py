@@ -110,8 +110,7 @@ class SimpleTrainer(TrainerBase):
         if cfg.META.SOLVER.MTRAIN.SECOND_ORDER and cfg.META.SOLVER.STOP_GRADIENT:
             raise UserError(
                 "META.SOLVER.MTRAIN.SECOND_ORDER True does nothing while META.SOLVER.STOP_GRADIENT is True, by which "
-                "the "
-                "inner gradient is a constant: set STOP_GRADIENT False, or SECOND_ORDER False"
+                "the inner gradient is a constant: set STOP_GRADIENT False, or SECOND_ORDER False"
             )
         domains, mtrain = cfg.META.DATA.NUM_DOMAINS, cfg.META.SOLVER.MTRAIN.NUM_DOMAIN
         if domains < 2:

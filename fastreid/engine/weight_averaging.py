@@ -34,8 +34,7 @@ def require_plain_weights(content: dict[str, Any], start_iter: int, end: int) ->
     if content.get("weight_averaging", {}).get("in_model") and start_iter < end:
         raise UserError(
             f"the checkpoint holds averaged weights, with which training cannot go on to iteration {end}: start from "
-            "the "
-            f"ones before, --num-pth {start_iter - 1}"
+            f"the ones before, --num-pth {start_iter - 1}"
         )
 
 

@@ -108,8 +108,7 @@ def started_by_launcher() -> bool:
     if missing:
         raise UserError(
             f"the environment has {', '.join(found)} but not {', '.join(missing)}: start the command with torchrun, "
-            "which "
-            "sets them all, or unset them"
+            "which sets them all, or unset them"
         )
     return True
 
@@ -122,8 +121,7 @@ def check_launcher(args: argparse.Namespace) -> None:
             f"torchrun has started {local} process(es) on this machine: leave --num-gpus, --num-machines, "
             "--machine-rank, "
             "--dist-url and --max-restarts out, and give torchrun --nproc-per-node, --nnodes, --node-rank, "
-            "--master-addr "
-            "and --max-restarts (with --resume here)"
+            "--master-addr and --max-restarts (with --resume here)"
         )
 
 
@@ -142,8 +140,7 @@ def meeting_point(args: argparse.Namespace) -> tuple[str, int]:
     if not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
             f"--machine-rank must be from 0 to {args.num_machines - 1}, as there are {args.num_machines} machine(s); "
-            "found "
-            f"{args.machine_rank}"
+            f"found {args.machine_rank}"
         )
     if args.dist_url == "auto":
         if args.num_machines > 1:
@@ -210,8 +207,7 @@ def reach_store(host: str, port: int) -> dist.TCPStore:
     except dist.DistError as error:
         raise UserError(
             f"no answer from tcp://{host}:{port} in {MEETING_MINUTES} minutes: start the command on machine 0 too, and "
-            "check "
-            "the address of --dist-url and the firewall"
+            "check the address of --dist-url and the firewall"
         ) from error
 
 
@@ -243,6 +239,5 @@ def meet(store: dist.Store, rank: int, world: int) -> None:
         missing = [other for other in range(world) if not store.check([f"here/{other}"])]
         raise UserError(
             f"processes {', '.join(map(str, missing))} of {world} have not come in {MEETING_MINUTES} minutes: start "
-            "the "
-            "command on every machine, with the same --num-gpus, --num-machines and --dist-url"
+            "the command on every machine, with the same --num-gpus, --num-machines and --dist-url"
         ) from error

@@ -93,8 +93,7 @@ def acquire(descriptor: int, path: Path, patience: float) -> None:
             where = f" on {machine}" if elsewhere else ""
             raise UserError(
                 f"{path.parent} is in use by process {holder or 'unknown'}{where}, or by one that it started: wait for "
-                "its "
-                "end, or stop it, or choose another folder"
+                "its end, or stop it, or choose another folder"
             )
         if not told:
             logger.info(f"waiting for what process {holder}, which is gone, has started in {path.parent}")

@@ -178,8 +178,7 @@ class Supervisor:
             how = f"was killed by {signal.Signals(-child.status).name}"
         return (
             f"process {rank} (pid {child.process.pid}) {how}, so the run was ended. A machine that runs out of memory "
-            "kills "
-            "processes like this. --resume goes on from the last checkpoint"
+            "kills processes like this. --resume goes on from the last checkpoint"
         )
 
 

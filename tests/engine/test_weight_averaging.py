@@ -169,7 +169,7 @@ def test_a_mean_that_is_not_finite_is_no_final_model(root, make_full_run):
     trainer.register_hooks([StopAt(4)])
     with pytest.raises(Stop):
         finish(trainer)
-    path = root / "run" / "model_0000003.pth"
+    path = root / "run" / (root / "run" / "last_checkpoint").read_text()
     content = torch.load(path, weights_only=True)
     assert content["weight_averaging"]["models"] == 1
     next(iter(content["weight_averaging"]["parameters"].values())).fill_(math.nan)

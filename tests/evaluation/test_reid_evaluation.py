@@ -243,8 +243,7 @@ class TestBadInput:
         assert "people: 1 of 5 queries have no match" in caplog.text and "the most in split_1, 1 of 3" in caplog.text
         assert results.counted() == (
             "people: 2 split(s), 2 to 3 queries (0 to 1 without a match, left out), 4 to 5 gallery images (0 to 1 of "
-            "people "
-            "that no query asks for)"
+            "people that no query asks for)"
         )
 
     @pytest.mark.parametrize("option", ["TEST.AQE.ENABLED", "TEST.RERANK.ENABLED", "TEST.PER_QUERY"])

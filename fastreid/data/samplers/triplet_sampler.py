@@ -145,8 +145,7 @@ class BalancedIdentitySampler:
                     f"a batch of {batch_size} images, {len(names)} domains and {num_instances} images an identity "
                     "needs "
                     f"{self.num_identities} identities of each domain; domain {name} has {groups.num_identities}: "
-                    "lower "
-                    "the batch size"
+                    "lower the batch size"
                 )
             self.domains.append(groups)
 

@@ -46,8 +46,7 @@ WHERE_FROM = (
     "put MobileNetV2 ImageNet weights of this width there, from torchreid's model zoo (mobilenetv2_x1_0, "
     "mobilenetv2_x1_4) "
     "or the published MetaBIN's links, name another file in MODEL.BACKBONE.PRETRAIN_PATH, take width 1.0, which needs "
-    "none "
-    "without PRETRAIN_PATH (torchvision has its weights)"
+    "none without PRETRAIN_PATH (torchvision has its weights)"
 )
 RESNET_OPTIONS = ("WITH_SE", "WITH_NL")
 
