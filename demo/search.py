@@ -117,8 +117,8 @@ def search(cfg, q_feat: np.ndarray, g_feat: np.ndarray, args: argparse.Namespace
         listed, first = (100 * recall(found[0][some], truth) for truth in (exact, exact[:, :1]))
         logger.info(
             f"{index.nprobe} of {index.nlist} cells looked at: of the exact {exact.shape[1]} nearest images "
-            f"{listed:.1f} % "
-            f"were found, of the nearest {first:.1f} % ({len(some)} queries; exact search of these {seconds:.2f} s)"
+            f"{listed:.1f} % were found, of the nearest {first:.1f} % ({len(some)} queries; exact search of these "
+            f"{seconds:.2f} s)"
         )
     return found
 
@@ -171,9 +171,8 @@ def write_answers(
     )
     logger.info(
         f"{threshold.far:g} is the false accept rate of one pair of images: with {len(gallery):,} images in the "
-        "gallery "
-        f"up to {100 * threshold.most_alarms(len(gallery)):.3g} % of the queries of people not in it may be answered "
-        f"{SAME}"
+        f"gallery up to {100 * threshold.most_alarms(len(gallery)):.3g} % of the queries of people not in it may be "
+        f"answered {SAME}"
     )
 
 

@@ -1,7 +1,8 @@
 """Python commands as children of a process that has loaded PyTorch: each starts in moments, not seconds.
 
-`python command_server.py SOCKET` serves; `run(SOCKET, words)` is what a command's script calls: it hands the command,
-its folder, environment and output over, passes SIGTERM on, and exits with the command's status.
+`serving(SOCKET, ...)` serves while it lasts; `client(SOCKET)` is the script that stands in for a command, or for
+Python: by `run` it hands its words, folder, environment and output over, passes SIGTERM on, and exits with the
+command's status.
 """
 
 import json
@@ -10,7 +11,32 @@ import runpy
 import signal
 import socket
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
+
+
+def client(address, words="sys.argv[1:]"):
+    """Return the script of a command whose words are those of a Python expression."""
+    folder = str(Path(__file__).parent)
+    return f"import sys\nsys.path.insert(0, {folder!r})\nfrom command_server import run\nrun({address!r}, {words})\n"
+
+
+@contextmanager
+def serving(address, patience, **options):
+    """Serve in a process of its own, with options of `subprocess.Popen`; it is ready within `patience` seconds."""
+    import subprocess  # which no client needs
+
+    server = subprocess.Popen([sys.executable, __file__, address], **options)
+    try:
+        deadline = time.monotonic() + patience
+        while not Path(address).exists():
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        yield
+    finally:
+        server.kill()
+        server.wait()
 
 
 def run(address, words):

@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 CHOICES = ("auto", "off", "norm", "model")
 
 
+def is_compiled(choice: str, device: torch.device) -> bool:
+    """Tell whether `SOLVER.COMPILE` asks for something that is compiled on a device."""
+    return choice in ("norm", "model") or (choice == "auto" and device.type == "cuda")
+
+
 def compile_model(model: nn.Module, choice: str, device: torch.device) -> None:
     """Compile the parts of a model on a device that `SOLVER.COMPILE` names, in place; parameters keep their names.
 
@@ -31,7 +36,7 @@ def compile_model(model: nn.Module, choice: str, device: torch.device) -> None:
     """
     if choice not in CHOICES:
         raise UserError(f"SOLVER.COMPILE must be one of {', '.join(CHOICES)}; found {choice!r}")
-    if choice == "off" or (choice == "auto" and device.type != "cuda"):
+    if not is_compiled(choice, device):
         return
     if choice == "model" and getattr(model.backbone, "checkpointed", None):
         raise UserError(

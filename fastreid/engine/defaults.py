@@ -18,6 +18,7 @@ from fastreid.data.build import TrainLoaders, build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.batch_check import check_batches
 from fastreid.engine.chosen_model import UNTRAINED, note_unused_weights, require_one_model
+from fastreid.engine.compile import is_compiled
 from fastreid.engine.precise_bn import PreciseStatistics
 from fastreid.engine.preflight import check_options, find_test_sets, require_room
 from fastreid.engine.resumable import METRICS, ResumableTrainer
@@ -206,7 +207,7 @@ class DefaultTrainer(ResumableTrainer):
 
     def build_hooks(self) -> list[hooks.HookBase]:
         """Return what happens around iterations, in this order; cfg, model, optimizers and schedules are there."""
-        cfg, compiles = self.cfg, self.cfg.SOLVER.COMPILE
+        cfg = self.cfg
         found: list[hooks.HookBase] = [
             hooks.IterationTimer(),
             self.rollback,
@@ -227,7 +228,7 @@ class DefaultTrainer(ResumableTrainer):
             hooks.CallAfterTraining(self.draw_result),
             hooks.StopOnSignal(self.signals),
         ]
-        if compiles in ("norm", "model") or (compiles == "auto" and self.device.type == "cuda"):
+        if is_compiled(cfg.SOLVER.COMPILE, self.device):
             found.append(hooks.CompilationReport())
         return found
 

@@ -77,8 +77,8 @@ class WeightAveraging(HookBase):
         if first > end or not self.models and first >= last_taken:
             raise UserError(
                 f"SOLVER.SWA takes a model after every {period} iterations from {self.start} to {end}, and this run is "
-                "at "
-                f"iteration {first} already: raise SOLVER.SWA.ITER, or go on from an earlier checkpoint with --num-pth"
+                f"at iteration {first} already: raise SOLVER.SWA.ITER, or go on from an earlier checkpoint with "
+                "--num-pth"
             )
 
     def before_step(self) -> None:

@@ -46,9 +46,7 @@ def open_split(items: Items, split: Split, unknown: float, seed: int) -> Split:
     """
     pids, camids = items.pids, items.camids
     labels = [array[index] for array in (pids, camids) for index in (split.query, split.gallery)]
-    same = find_same_identity(*labels)
-    matched = np.zeros(len(split.query), bool)
-    matched[same.queries()[same.kept]] = True
+    matched = find_same_identity(*labels).matched()
     people = np.unique(labels[0][matched])
     removed = np.random.default_rng(seed).choice(people, round(unknown * len(people)), replace=False)
     known = int((matched & ~np.isin(labels[0], removed)).sum())
@@ -77,8 +75,7 @@ def open_set_rates(
     Memory holds one block of distances.
     """
     same = find_same_identity(q_pids, g_pids, q_camids, g_camids)
-    known = np.zeros(len(q_pids), bool)
-    known[same.queries()[same.kept]] = True
+    known = same.matched()
     columns, nearest = [], []
     for start, block in distances.blocks():
         check_distances(block, start)

@@ -57,6 +57,10 @@ class SameIdentity:
         """Return the query index of every entry of `columns`."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    def matched(self) -> np.ndarray:
+        """Tell which queries have a true match, (Q,) bool."""
+        return np.diff(self.select(self.kept)[1]) > 0
+
     def select(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the columns where `mask` (as long as `columns`) is True, and their offsets."""
         counts = np.concatenate([[0], np.cumsum(mask)])

@@ -138,8 +138,8 @@ def warn_of_queries_left_out(name: str, found: Mapping[str, Counts]) -> None:
         )
         logger.warning(
             f"{name}: {without:,} of {queries:,} queries have no match, a gallery image of the same identity from "
-            "another "
-            f"camera{most}: they are left out of every number. Check identities and cameras of query and gallery"
+            f"another camera{most}: they are left out of every number. Check identities and cameras of query "
+            "and gallery"
         )
 
 

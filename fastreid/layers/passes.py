@@ -16,6 +16,7 @@ from torch import Tensor
 from fastreid.layers.coefficients import coefficients, gradients
 
 RELU, RELU6 = "relu", "relu6"
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 UPPER_BOUND = {RELU: math.inf, RELU6: 6.0}
 
 
@@ -30,7 +31,7 @@ def activate(x: Tensor, activation: str | None = None, residual: Tensor | None =
 
 def statistics_input(x: Tensor) -> Tensor:
     """Return x in float32 where it is in half precision: sums over a map overflow or round there."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF_PRECISION else x
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -155,7 +156,7 @@ def shares(kernels: Kernels, x: Tensor) -> bool:
 
     On the CPU it is faster to compute it again in the cache.
     """
-    return kernels is EAGER and x.device.type != "cpu" and x.dtype == statistics_input(x[:0]).dtype
+    return kernels is EAGER and x.device.type != "cpu" and x.dtype not in HALF_PRECISION
 
 
 def of_images(arguments: tuple, part: slice) -> list:

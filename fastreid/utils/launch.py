@@ -119,9 +119,8 @@ def check_launcher(args: argparse.Namespace) -> None:
     if args.num_gpus not in (1, local) or args.num_machines != 1 or args.dist_url != "auto" or args.max_restarts:
         raise UserError(
             f"torchrun has started {local} process(es) on this machine: leave --num-gpus, --num-machines, "
-            "--machine-rank, "
-            "--dist-url and --max-restarts out, and give torchrun --nproc-per-node, --nnodes, --node-rank, "
-            "--master-addr and --max-restarts (with --resume here)"
+            "--machine-rank, --dist-url and --max-restarts out, and give torchrun --nproc-per-node, --nnodes, "
+            "--node-rank, --master-addr and --max-restarts (with --resume here)"
         )
 
 

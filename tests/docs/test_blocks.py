@@ -9,15 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
 
+from tests.command_server import client, serving
+
 ROOT = Path(__file__).resolve().parents[2]
-SERVER = ROOT / "tests" / "command_server.py"
 DOCUMENTS = [
     path
     for pattern in ("README.md", "*/README.md", "configs/*/README.md", "tools/*/README.md")
@@ -107,10 +107,7 @@ def project(tmp_path_factory):
     demo.write_text(yaml.safe_dump(merged(yaml.safe_load(demo.read_text()), SHORT)))
     address = str(folder / "socket")
     python = folder / "bin" / "python3"
-    python.write_text(
-        f"#!{sys.executable} -SE\nimport sys\nsys.path.insert(0, {str(SERVER.parent)!r})\n"
-        f"from command_server import run\nrun({address!r}, sys.argv[1:])\n"
-    )
+    python.write_text(f"#!{sys.executable} -SE\n{client(address)}")
     python.chmod(0o755)
     environment = os.environ | {
         "PYTHONPATH": str(folder),
@@ -119,7 +116,6 @@ def project(tmp_path_factory):
         "TQDM_DISABLE": "1",
     }
     environment.pop("FASTREID_DATASETS", None)
-    server = subprocess.Popen([sys.executable, str(SERVER), address], env=environment, cwd=folder)
 
     def run(language: str, code: str) -> str:
         script = folder / ("block.py" if language == "python" else "block.sh")
@@ -137,16 +133,9 @@ def project(tmp_path_factory):
         assert done.returncode == 0, f"{code}\n{done.stdout}"
         return done.stdout
 
-    try:
-        deadline = time.monotonic() + TIMEOUT
-        while not Path(address).exists():
-            assert server.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+    with serving(address, TIMEOUT, env=environment, cwd=folder):
         run("sh", make_demo())
         yield run
-    finally:
-        server.kill()
-        server.wait()
 
 
 def merged(config: dict, changes: dict) -> dict:

@@ -7,19 +7,19 @@ that the host would have to wait for, is an error there as on a GPU.
 from __future__ import annotations
 
 import sys
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from fastreid.config import get_cfg
 from fastreid.engine import SimpleTrainer, train_loop
 from fastreid.modeling import build_model
 from fastreid.solver import build_optimizer
+from tests.engine.small_steps import PARTS, make_batch, make_cfg, parts_of
 
-DEVICE, IMAGES, DOMAINS = "other", 12, 3
-PARTS = [0, 1], [2]
+DEVICE = "other"
 
 
 def register_device() -> torch.library.Library:
@@ -46,29 +46,16 @@ def move(model: nn.Module, left_behind: str) -> None:
 
 def run_steps(*options: object, left_behind: str = "") -> None:
     """Run a base step and a meta step, `left_behind` names a buffer that stays on the CPU."""
-    cfg = get_cfg()
-    cfg.merge_from_list(
-        ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "resnet18", "MODEL.BACKBONE.PRETRAIN", False]
-        + ["MODEL.NORM.TYPE_BACKBONE", "BIN_gate2", "MODEL.HEADS.IN_FEAT", 0, "MODEL.HEADS.NUM_CLASSES", 6]
-        + ["META.DATA.NAMES", "DG", "META.DATA.NUM_DOMAINS", DOMAINS, "META.SOLVER.MTRAIN.NUM_DOMAIN", 2]
-        + ["SOLVER.ITERS_PER_EPOCH", 20, "SOLVER.AMP", False, *options]
-    )
-    model, mode = build_model(cfg), FakeTensorMode()
-    targets = torch.arange(6).repeat_interleave(2)
-    batch = {"images": torch.rand(IMAGES, 3, 32, 16) * 255, "img_paths": ["image"] * IMAGES, "targets": targets}
-    batch |= {"camids": targets, "domains": targets % DOMAINS}
-    select = train_loop.select_domains  # by values, hence from the tensors that have some
-    parts = {tuple(part): fake(select(batch, part), mode) for part in PARTS}
+    cfg = make_cfg("resnet18", "SOLVER.AMP", False, *options)
+    model, mode, batch = build_model(cfg), FakeTensorMode(), make_batch()
+    parts = {domains: fake(part, mode) for domains, part in parts_of(batch).items()}
     with mode:
         move(model, left_behind)
         optimizers = [build_optimizer(cfg, model, which) for which in ("main", "norm")]
         trainer = SimpleTrainer(cfg, model, [fake(batch, mode)], [fake(batch, mode)], *optimizers)
         trainer.split_domains = lambda: PARTS
-        train_loop.select_domains = lambda batch, part: parts[tuple(part)]
-        try:
+        with patch.object(train_loop, "select_domains", lambda batch, part: parts[tuple(part)]):
             losses = trainer.run_step_meta_learning1() | trainer.run_step_meta_learning2()
-        finally:
-            train_loop.select_domains = select
     assert {str(loss.device) for loss in losses.values()} == {f"{DEVICE}:0"}, losses
     print(len(losses), "losses")
 

@@ -3,44 +3,27 @@
 import pytest
 import torch
 
-from fastreid.config import get_cfg
 from fastreid.engine import SimpleTrainer, train_loop
 from fastreid.layers.passes import EAGER, Kernels
 from fastreid.modeling import build_model
 from fastreid.solver import build_optimizer
 from fastreid.utils.launches import LaunchCounter
+from tests.engine.small_steps import PARTS, make_batch, make_cfg, parts_of
 
-SIZE, IMAGES, DOMAINS = (32, 16), 12, 3
 # Operations of a base and of a meta step, some 5 % above what they are; then where each of a layer's `Kernels` is one.
 BOUNDS = {"mobilenet_v2_1.0": (2900, 5900), "resnet18": (1250, 2500)}
 BOUNDS_OF_KERNELS = {"mobilenet_v2_1.0": (650, 1350), "resnet18": (400, 850)}
 
 
 def make_trainer(backbone, monkeypatch):
-    cfg = get_cfg()
-    options = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.BACKBONE.NAME": backbone,
-        "MODEL.BACKBONE.PRETRAIN": False,
-        "MODEL.NORM.TYPE_BACKBONE": "BIN_gate2",
-        "MODEL.HEADS.IN_FEAT": 0,
-        "MODEL.HEADS.NUM_CLASSES": 6,
-        "META.DATA.NAMES": "DG",
-        "META.DATA.NUM_DOMAINS": DOMAINS,
-        "META.SOLVER.MTRAIN.NUM_DOMAIN": 2,
-        "SOLVER.ITERS_PER_EPOCH": 20,
-    }
-    cfg.merge_from_list([word for option in options.items() for word in option])
-    model = build_model(cfg)
-    targets = torch.arange(6).repeat_interleave(2)
-    batch = {"images": torch.rand(IMAGES, 3, *SIZE) * 255, "img_paths": ["image"] * IMAGES}
-    batch |= {"targets": targets, "camids": targets, "domains": targets % DOMAINS}
+    cfg = make_cfg(backbone)
+    model, batch = build_model(cfg), make_batch()
     # Domains are chosen from a batch on the host, where a GPU is not waited for; a count on the CPU cannot tell.
-    parts = {tuple(chosen): train_loop.select_domains(batch, chosen) for chosen in ([0, 1], [2])}
+    parts = parts_of(batch)
     monkeypatch.setattr(train_loop, "select_domains", lambda batch, chosen: parts[tuple(chosen)])
     optimizers = [build_optimizer(cfg, model, which) for which in ("main", "norm")]
     trainer = SimpleTrainer(cfg, model, [batch], [batch], *optimizers)
-    trainer.split_domains = lambda: ([0, 1], [2])
+    trainer.split_domains = lambda: PARTS
     return trainer
 
 

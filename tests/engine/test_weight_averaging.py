@@ -131,14 +131,20 @@ def test_a_run_that_is_past_all_models_is_refused_and_keeps_its_weights(
     assert same(read(root / "run", "model_final")["model"], trained["model"])
 
 
-def test_models_of_an_earlier_phase_are_not_in_the_mean(root, make_full_run):
-    """Two are taken after 1 + 2 iterations; the run then goes on from there, and averaging begins after 4."""
+def after_two_models(folder, make_full_run, begin):
+    """A run that took two models, after 1 + 2 iterations, and is to go on from there; averaging then begins anew."""
     short = AVERAGED | {"SOLVER__MAX_ITER": 1, "SOLVER__SWA__ITER": 2, "SOLVER__SWA__PERIOD": 1}
-    finish(make_full_run(root / "run", **short))
-    trainer = make_full_run(root / "run", **short | {"SOLVER__MAX_ITER": 4})
+    finish(make_full_run(folder, **short))
+    trainer = make_full_run(folder, **short | {"SOLVER__MAX_ITER": begin})
     trainer.witness = Witness()
     trainer.register_hooks([trainer.witness])
     trainer.resume_or_load(True, number=2)
+    return trainer
+
+
+def test_models_of_an_earlier_phase_are_not_in_the_mean(root, make_full_run):
+    """The run is at iteration 3, and averaging begins after 4."""
+    trainer = after_two_models(root / "run", make_full_run, 4)
     assert trainer.averaging.models == 2
     trainer.run()
     assert trainer.averaging.models == 2 and trainer.max_iter == 6
@@ -149,12 +155,7 @@ def test_models_of_an_earlier_phase_are_not_in_the_mean(root, make_full_run):
 
 def test_models_of_before_are_forgotten_where_the_run_stands_at_the_very_beginning_of_averaging(root, make_full_run):
     """Averaging began after 1 iteration and took two models; now it begins after 3, where the run is."""
-    short = AVERAGED | {"SOLVER__MAX_ITER": 1, "SOLVER__SWA__ITER": 2, "SOLVER__SWA__PERIOD": 1}
-    finish(make_full_run(root / "run", **short))
-    trainer = make_full_run(root / "run", **short | {"SOLVER__MAX_ITER": 3})
-    trainer.witness = Witness()
-    trainer.register_hooks([trainer.witness])
-    trainer.resume_or_load(True, number=2)
+    trainer = after_two_models(root / "run", make_full_run, 3)
     trainer.run()
     final = read(root / "run", "model_final")
     assert (final["weight_averaging"]["models"], final["iteration"], len(trainer.witness.parameters)) == (2, 4, 2)

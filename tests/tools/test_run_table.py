@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,9 +16,9 @@ from PIL import Image
 
 from fastreid.report import experiment_runs
 from fastreid.utils.errors import UserError, run_command
+from tests.command_server import client, serving
 
 ROOT = Path(__file__).parents[2]
-SERVER = ROOT / "tests" / "command_server.py"
 TIMEOUT = 120  # seconds
 
 CONFIG = """
@@ -63,19 +61,10 @@ def work(tmp_path_factory):
         (folder / "configs" / f"{name}.yml").write_text(TABLE)
     address = str(folder / "socket")
     command = f"[{str(ROOT / 'tools' / 'train_net.py')!r}, *sys.argv[1:]]"
-    script = (
-        f"import sys\nsys.path.insert(0, {str(SERVER.parent)!r})\n"
-        f"from command_server import run\nrun({address!r}, {command})\n"
-    )
-    (folder / "tools" / "train_net.py").write_text(script)
+    (folder / "tools" / "train_net.py").write_text(client(address, command))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([sys.executable, str(SERVER), address], env=environment)
-    deadline = time.monotonic() + TIMEOUT
-    while not Path(address).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    yield folder
-    server.kill()
-    server.wait()
+    with serving(address, TIMEOUT, env=environment):
+        yield folder
 
 
 def draw(folder, parts):

@@ -115,8 +115,8 @@ def test_arguments_that_contradict_torchrun(monkeypatch):
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch):
+    store = launching.host_store("localhost", 0)  # which a busy machine may take long for
     monkeypatch.setattr(launching, "MEETING_MINUTES", 0.001)
-    store = launching.host_store("localhost", 0)
     with pytest.raises(UserError, match="processes 1, 2 of 3 have not come"):
         launching.meet(store, 0, 3)
     with pytest.raises(UserError, match="two processes have number 0"):

@@ -143,9 +143,8 @@ class BalancedIdentitySampler:
             if groups.num_identities < self.num_identities:
                 raise UserError(
                     f"a batch of {batch_size} images, {len(names)} domains and {num_instances} images an identity "
-                    "needs "
-                    f"{self.num_identities} identities of each domain; domain {name} has {groups.num_identities}: "
-                    "lower the batch size"
+                    f"needs {self.num_identities} identities of each domain; domain {name} has "
+                    f"{groups.num_identities}: lower the batch size"
                 )
             self.domains.append(groups)
 

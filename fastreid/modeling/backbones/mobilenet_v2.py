@@ -44,9 +44,8 @@ IBN_A_STAGES, IBN_B_STAGES = ("layer2", "layer3", "layer4", "layer5", "layer6"),
 TORCHVISION_STEM = "features.0.0.weight"  # by which a file in torchvision's naming is told
 WHERE_FROM = (
     "put MobileNetV2 ImageNet weights of this width there, from torchreid's model zoo (mobilenetv2_x1_0, "
-    "mobilenetv2_x1_4) "
-    "or the published MetaBIN's links, name another file in MODEL.BACKBONE.PRETRAIN_PATH, take width 1.0, which needs "
-    "none without PRETRAIN_PATH (torchvision has its weights)"
+    "mobilenetv2_x1_4) or the published MetaBIN's links, name another file in MODEL.BACKBONE.PRETRAIN_PATH, take width "
+    "1.0, which needs none without PRETRAIN_PATH (torchvision has its weights)"
 )
 RESNET_OPTIONS = ("WITH_SE", "WITH_NL")
 

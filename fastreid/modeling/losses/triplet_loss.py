@@ -38,9 +38,10 @@ def build_triplet_loss(cfg, node: str, key: str) -> Loss:
     return Loss(key, options.SCALE, options.FEAT_ORDER, function)
 
 
-for kind in ("", "_add", "_mtrain", "_mtest"):
-    build = partial(build_triplet_loss, node=f"TRI{kind.upper()}", key=f"loss_triplet{kind}")
-    LOSS_REGISTRY.register(f"TripletLoss{kind}")(build)
+LOSS_REGISTRY.register("TripletLoss")(partial(build_triplet_loss, node="TRI", key="loss_triplet"))
+LOSS_REGISTRY.register("TripletLoss_add")(partial(build_triplet_loss, node="TRI_ADD", key="loss_triplet_add"))
+LOSS_REGISTRY.register("TripletLoss_mtrain")(partial(build_triplet_loss, node="TRI_MTRAIN", key="loss_triplet_mtrain"))
+LOSS_REGISTRY.register("TripletLoss_mtest")(partial(build_triplet_loss, node="TRI_MTEST", key="loss_triplet_mtest"))
 
 
 @full_precision
