@@ -1,6 +1,5 @@
 """Evaluation of re-identification: distances, ranking measures and verification rates."""
 
-from fastreid.evaluation.cuhk03 import eval_cuhk03
 from fastreid.evaluation.distance import compute_distance, distance_blocks
 from fastreid.evaluation.query_expansion import average_query_expansion
 from fastreid.evaluation.rank import evaluate_rank
@@ -14,7 +13,6 @@ __all__ = [
     "average_query_expansion",
     "compute_distance",
     "distance_blocks",
-    "eval_cuhk03",
     "evaluate_blocks",
     "evaluate_rank",
     "evaluate_roc",

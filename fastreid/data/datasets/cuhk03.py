@@ -14,7 +14,7 @@ import numpy as np
 
 from fastreid.data.datasets.bases import Items, ReidDataset, Split, TestSet
 from fastreid.data.datasets.files import image_names, load_mat, tool_advice
-from fastreid.data.datasets.splits import index_splits, stored_splits, unusable
+from fastreid.data.datasets.splits import index_splits, read_splits, unusable
 from fastreid.utils.errors import UserError
 
 PERSON_RANGE = 1_000_000  # people are numbered anew in each camera pair: identity = pair * PERSON_RANGE + number
@@ -205,7 +205,7 @@ class CUHK03Classic(DGCUHK03Detected):
                 f"{self.name}: the file {path} is missing: run 'python tools/prepare_datasets.py "
                 f"{self.name}', which makes it from cuhk03_release/cuhk-03.mat"
             )
-        splits = stored_splits(path, file_names, list, count=NUM_CLASSIC_SPLITS)
+        splits = read_splits(path, file_names, count=NUM_CLASSIC_SPLITS)
         return TestSet(items, index_splits(splits, file_names))
 
 

@@ -71,17 +71,15 @@ def stored_splits(
     expand: Callable[[dict], dict] = lambda entry: entry,
     *,
     keep: bool = True,
-    count: int = NUM_SPLITS,
 ) -> list[NamedSplit]:
     """The splits in the file `path`; without one they are drawn, and the file is written if `keep`.
 
-    known: file names that splits may use. expand: turns an entry of another layout into one with query and gallery.
-    count: how many splits an existing file must hold.
+    known, expand: see `read_splits`.
     Raises UserError if an existing file cannot be used. A file that cannot be written is a warning only, since the same
     splits are drawn again next time.
     """
     if path.exists():
-        return _read(path, known, expand, count)
+        return read_splits(path, known, expand)
     splits = draw()
     if keep:
         _write(path, splits)
@@ -117,7 +115,17 @@ def _write(path: Path, splits: Sequence[NamedSplit]) -> None:
         logger.warning("%s: using the splits from memory; they are the same at every run", error)
 
 
-def _read(path: Path, known: Sequence[str], expand: Callable[[dict], dict], count: int) -> list[NamedSplit]:
+def read_splits(
+    path: Path,
+    known: Sequence[str],
+    expand: Callable[[dict], dict] = lambda entry: entry,
+    count: int = NUM_SPLITS,
+) -> list[NamedSplit]:
+    """The splits in the file `path`.
+
+    known: file names that splits may use. expand: turns an entry of another layout into one with query and gallery.
+    count: how many splits the file must hold. Raises UserError if it cannot be used.
+    """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
