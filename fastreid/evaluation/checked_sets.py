@@ -7,7 +7,7 @@ from fastreid.data.datasets import TestSet
 from fastreid.evaluation.distance import METRICS
 from fastreid.evaluation.open_set import check_open_set, open_split
 from fastreid.evaluation.query_expansion import check_expansion
-from fastreid.evaluation.rank import check_shapes, find_same_identity, no_match_error
+from fastreid.evaluation.rank import Labels, check_shapes, find_same_identity, no_match_error
 from fastreid.evaluation.rerank import check_reranking
 from fastreid.evaluation.streaming import rows_per_block
 from fastreid.utils.errors import UserError
@@ -33,12 +33,11 @@ def load_test_sets(cfg) -> dict[str, TestSet]:
 
 def require_matches(name: str, test_set: TestSet) -> None:
     """Raise UserError if a split of a test set has no query, no gallery, or no query with a true match."""
-    items = test_set.items
     for split in test_set.splits:
-        labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
+        labels = Labels.of(test_set.items, split)
         try:
-            check_shapes((len(split.query), len(split.gallery)), *labels)
-            if not find_same_identity(*labels).kept.any():
+            check_shapes((len(split.query), len(split.gallery)), labels)
+            if not find_same_identity(labels).kept.any():
                 raise no_match_error(len(split.query))
         except UserError as error:
             raise UserError(f"{name}, {split.name}: {error}") from error

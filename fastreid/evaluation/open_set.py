@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastreid.data.datasets import Items, Split
-from fastreid.evaluation.rank import check_distances, find_same_identity
+from fastreid.evaluation.rank import Labels, check_distances, find_same_identity
 from fastreid.evaluation.roc import allowed_errors
 from fastreid.evaluation.streaming import FeatureDistances, MatrixDistances, nearest_but
 from fastreid.utils.errors import UserError
@@ -44,12 +44,11 @@ def open_split(items: Items, split: Split, unknown: float, seed: int) -> Split:
     Raises:
         UserError: afterwards no query, or every query, is without a match.
     """
-    pids, camids = items.pids, items.camids
-    labels = [array[index] for array in (pids, camids) for index in (split.query, split.gallery)]
-    matched = find_same_identity(*labels).matched()
-    people = np.unique(labels[0][matched])
+    labels = Labels.of(items, split)
+    matched = find_same_identity(labels).matched()
+    people = np.unique(labels.q_pids[matched])
     removed = np.random.default_rng(seed).choice(people, round(unknown * len(people)), replace=False)
-    known = int((matched & ~np.isin(labels[0], removed)).sum())
+    known = int((matched & ~np.isin(labels.q_pids, removed)).sum())
     if known in (0, len(matched)):
         which = "no query has a match" if known == 0 else "every query has a match"
         advice = "lower" if known == 0 else "raise"
@@ -57,16 +56,11 @@ def open_split(items: Items, split: Split, unknown: float, seed: int) -> Split:
             f"TEST.OPEN_SET needs queries with and without a match; with {len(removed)} of {len(people)} people taken "
             f"out of the gallery, {which}: {advice} TEST.OPEN_SET.UNKNOWN ({unknown:g}), or set ENABLED False"
         )
-    return Split(split.name, split.query, split.gallery[~np.isin(labels[1], removed)])
+    return Split(split.name, split.query, split.gallery[~np.isin(labels.g_pids, removed)])
 
 
 def open_set_rates(
-    distances: FeatureDistances | MatrixDistances,
-    q_pids: np.ndarray,
-    g_pids: np.ndarray,
-    q_camids: np.ndarray,
-    g_camids: np.ndarray,
-    rates: Sequence[float],
+    distances: FeatureDistances | MatrixDistances, labels: Labels, rates: Sequence[float]
 ) -> dict[str, float]:
     """Return numbers of queries and gallery images, Rank-1, and at each rate `DIR@FAR=` in percent and its threshold.
 
@@ -74,7 +68,7 @@ def open_set_rates(
     rate. Both are NaN, after a warning, where fewer than one false alarm is allowed, as they cannot be measured then.
     Memory holds one block of distances.
     """
-    same = find_same_identity(q_pids, g_pids, q_camids, g_camids)
+    same = find_same_identity(labels)
     known = same.matched()
     columns, nearest = [], []
     for start, block in distances.blocks():
@@ -87,9 +81,9 @@ def open_set_rates(
         # A name that is still bound would keep this block while the next one is computed.
         del block
     distance = np.concatenate(nearest)
-    right = known & (np.asarray(g_pids)[np.concatenate(columns)] == q_pids)
+    right = known & (labels.g_pids[np.concatenate(columns)] == labels.q_pids)
     alarms = np.sort(distance[~known])
-    row = {KNOWN: int(known.sum()), UNKNOWN: len(alarms), GALLERY: len(g_pids), RANK_1: 100 * right[known].mean()}
+    row = {KNOWN: int(known.sum()), UNKNOWN: len(alarms), GALLERY: len(labels.g_pids), RANK_1: 100 * right[known].mean()}
     for rate in rates:
         allowed = allowed_errors(rate, len(alarms))
         if not allowed:

@@ -8,15 +8,21 @@ AP and CMC are those of Zheng et al., "Scalable Person Re-identification: A Benc
 Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2021).
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from fastreid.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from fastreid.data.datasets import Items, Split
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +42,23 @@ def _compiled() -> ModuleType | None:
     return rank_cy
 
 
+class Labels(NamedTuple):
+    """Identities and cameras of Q queries and G gallery images, numbers or text, in the order of `evaluate_rank`.
+
+    q_pids, q_camids: (Q,). g_pids, g_camids: (G,).
+    """
+
+    q_pids: np.ndarray
+    g_pids: np.ndarray
+    q_camids: np.ndarray
+    g_camids: np.ndarray
+
+    @classmethod
+    def of(cls, items: Items, split: Split) -> Labels:
+        """Return those of a split, whose indices are of `items`."""
+        return cls(*(array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)))
+
+
 @dataclass(frozen=True)
 class SameIdentity:
     """The gallery entries of each query's identity, query after query, as a sparse matrix's rows.
@@ -48,7 +71,7 @@ class SameIdentity:
     offsets: np.ndarray
     kept: np.ndarray
 
-    def rows(self, start: int, stop: int) -> "SameIdentity":
+    def rows(self, start: int, stop: int) -> SameIdentity:
         """Return the part of queries start..stop - 1, for evaluation by blocks of rows."""
         begin, end = self.offsets[start], self.offsets[stop]
         return SameIdentity(self.columns[begin:end], self.offsets[start : stop + 1] - begin, self.kept[begin:end])
@@ -75,7 +98,7 @@ class MatchRanks:
     offsets: np.ndarray
 
     @classmethod
-    def join(cls, parts: list["MatchRanks"]) -> "MatchRanks":
+    def join(cls, parts: list[MatchRanks]) -> MatchRanks:
         """Join the ranks of consecutive blocks of queries."""
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
         return cls(np.concatenate([part.ranks for part in parts]), np.concatenate([[0], np.cumsum(counts)]))
@@ -110,16 +133,13 @@ def no_match_error(queries: int) -> UserError:
     )
 
 
-def check_shapes(
-    shape: tuple[int, ...], q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
-) -> None:
+def check_shapes(shape: tuple[int, ...], labels: Labels) -> None:
     """Check identities and cameras against a distance matrix's shape.
 
     Raises UserError when shapes disagree or a set is empty.
     """
-    lengths = {"q_pids": q_pids, "g_pids": g_pids, "q_camids": q_camids, "g_camids": g_camids}
-    found = {name: np.shape(values) for name, values in lengths.items()}
-    queries, gallery = len(q_pids), len(g_pids)
+    found = {name: np.shape(values) for name, values in labels._asdict().items()}
+    queries, gallery = len(labels.q_pids), len(labels.g_pids)
     expected = {"q_pids": (queries,), "g_pids": (gallery,), "q_camids": (queries,), "g_camids": (gallery,)}
     if shape != (queries, gallery) or found != expected:
         shapes = ", ".join(f"{name} {shape}" for name, shape in found.items())
@@ -144,19 +164,17 @@ def check_distances(distances: np.ndarray, first_query: int = 0) -> None:
         )
 
 
-def check_inputs(
-    distmat: np.ndarray, q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
-) -> np.ndarray:
-    """Return `distmat` as a C-ordered (Q, G) array of float32 or float64.
+def check_matrix(distmat: np.ndarray, labels: Labels) -> tuple[np.ndarray, SameIdentity]:
+    """Return `distmat` as a C-ordered (Q, G) array of float32 or float64, and its pairs of the same identity.
 
-    Raises UserError when shapes disagree, a set is empty or a distance is not a number.
+    Raises UserError when shapes disagree, a set is empty, a distance is not a number, or labels cannot be compared.
     """
     distmat = np.asarray(distmat)
-    check_shapes(distmat.shape, q_pids, g_pids, q_camids, g_camids)
+    check_shapes(distmat.shape, labels)
     if distmat.dtype not in (np.float32, np.float64):
         distmat = distmat.astype(np.float32 if distmat.dtype == np.float16 else np.float64)
     check_distances(distmat)
-    return np.ascontiguousarray(distmat)
+    return np.ascontiguousarray(distmat), find_same_identity(labels)
 
 
 def _as_integers(query: np.ndarray, gallery: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -171,15 +189,13 @@ def _as_integers(query: np.ndarray, gallery: np.ndarray, name: str) -> tuple[np.
     return numbers[: len(query)], numbers[len(query) :]
 
 
-def find_same_identity(
-    q_pids: np.ndarray, g_pids: np.ndarray, q_camids: np.ndarray, g_camids: np.ndarray
-) -> SameIdentity:
-    """Find for each query the gallery entries of its identity; identities and cameras are numbers or text.
+def find_same_identity(labels: Labels) -> SameIdentity:
+    """Find for each query the gallery entries of its identity.
 
     Raises UserError when query and gallery mix numbers and text.
     """
-    q_pids, g_pids = _as_integers(q_pids, g_pids, "identities")
-    q_camids, g_camids = _as_integers(q_camids, g_camids, "cameras")
+    q_pids, g_pids = _as_integers(labels.q_pids, labels.g_pids, "identities")
+    q_camids, g_camids = _as_integers(labels.q_camids, labels.g_camids, "cameras")
     order = np.argsort(g_pids, kind="stable")
     ordered = g_pids[order]
     begins = np.searchsorted(ordered, q_pids, side="left")
@@ -249,6 +265,5 @@ def evaluate_rank(
     """
     if max_rank < 1:
         raise UserError(f"max_rank must be at least 1, found {max_rank}.")
-    distmat = check_inputs(distmat, q_pids, g_pids, q_camids, g_camids)
-    same = find_same_identity(q_pids, g_pids, q_camids, g_camids)
+    distmat, same = check_matrix(distmat, Labels(q_pids, g_pids, q_camids, g_camids))
     return match_ranks(distmat, same, use_cython).summarize(max_rank, distmat.shape[1])

@@ -9,7 +9,14 @@ import numpy as np
 
 from fastreid.data.datasets import Items, Split
 from fastreid.evaluation.distance import nearest
-from fastreid.evaluation.rank import SameIdentity, check_distances, check_shapes, find_same_identity, match_ranks
+from fastreid.evaluation.rank import (
+    Labels,
+    SameIdentity,
+    check_distances,
+    check_shapes,
+    find_same_identity,
+    match_ranks,
+)
 from fastreid.evaluation.streaming import FeatureDistances, MatrixDistances
 from fastreid.utils.errors import UserError
 
@@ -58,9 +65,9 @@ def ranked_lists(
     """
     if k < 1:
         raise UserError(f"the length of a ranked list must be at least 1, found {k}")
-    labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
-    check_shapes(distances.shape, *labels)
-    same = find_same_identity(*labels)
+    labels = Labels.of(items, split)
+    check_shapes(distances.shape, labels)
+    same = find_same_identity(labels)
     lists = []
     for start, block in distances.blocks():
         check_distances(block, start)

@@ -17,6 +17,7 @@ from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.feature_cache import FeatureCache, fingerprint
 from fastreid.evaluation.open_set import open_set_rates, open_split
 from fastreid.evaluation.query_expansion import average_query_expansion
+from fastreid.evaluation.rank import Labels
 from fastreid.evaluation.rerank import re_ranking
 from fastreid.evaluation.result_files import QueryRow
 from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS, FPRS, Counts, Metrics, Results
@@ -145,10 +146,8 @@ def warn_of_queries_left_out(name: str, found: Mapping[str, Counts]) -> None:
 
 def evaluate_split(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> Retrieval:
     """Evaluate one split with the options of TEST: metric, block size, query expansion, re-ranking."""
-    items = test_set.items
     distances = split_distances(cfg, features, split, device)
-    labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
-    return evaluate_blocks(distances, *labels, margins=cfg.TEST.PER_QUERY)
+    return evaluate_blocks(distances, Labels.of(test_set.items, split), margins=cfg.TEST.PER_QUERY)
 
 
 def evaluate_open_set(cfg, features: Tensor, test_set: TestSet, split: Split, device: torch.device) -> dict[str, float]:
@@ -156,8 +155,8 @@ def evaluate_open_set(cfg, features: Tensor, test_set: TestSet, split: Split, de
     items, options = test_set.items, cfg.TEST.OPEN_SET
     # Before the distances, so that query expansion and re-ranking see nothing of those who are taken out.
     split = open_split(items, split, options.UNKNOWN, cfg.SEED)
-    labels = [array[index] for array in (items.pids, items.camids) for index in (split.query, split.gallery)]
-    return open_set_rates(split_distances(cfg, features, split, device), *labels, options.FALSE_ALARM_RATES)
+    distances = split_distances(cfg, features, split, device)
+    return open_set_rates(distances, Labels.of(items, split), options.FALSE_ALARM_RATES)
 
 
 def split_distances(

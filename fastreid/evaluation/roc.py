@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from fastreid.evaluation.rank import SameIdentity, check_inputs, find_same_identity, no_match_error
+from fastreid.evaluation.rank import Labels, SameIdentity, check_matrix, no_match_error
 
 logger = logging.getLogger(__name__)
 
@@ -259,8 +259,7 @@ def evaluate_roc(
     Identities and cameras are numbers or text. NaN, after a warning, when no pair has different identities.
     Raises UserError on shapes that disagree, an empty set, NaN distances, or when no query has a true match.
     """
-    distmat = check_inputs(distmat, q_pids, g_pids, q_camids, g_camids)
-    same = find_same_identity(q_pids, g_pids, q_camids, g_camids)
+    distmat, same = check_matrix(distmat, Labels(q_pids, g_pids, q_camids, g_camids))
     return published_tpr(lambda: _row_blocks(distmat), SamePairs.of(distmat, same))
 
 
@@ -273,6 +272,5 @@ def evaluate_tpr_at_fpr(
     threshold accepts while it accepts at most the target's share of the pairs of different identities. Otherwise as
     `evaluate_roc`.
     """
-    distmat = check_inputs(distmat, q_pids, g_pids, q_camids, g_camids)
-    same = find_same_identity(q_pids, g_pids, q_camids, g_camids)
+    distmat, same = check_matrix(distmat, Labels(q_pids, g_pids, q_camids, g_camids))
     return usual_tpr(lambda: _row_blocks(distmat), SamePairs.of(distmat, same))

@@ -14,6 +14,7 @@ import torch
 
 from fastreid.evaluation.distance import distance_blocks
 from fastreid.evaluation.rank import (
+    Labels,
     MatchRanks,
     SameIdentity,
     check_distances,
@@ -114,10 +115,7 @@ def rows_per_block(block_size: int, columns: int) -> int:
 
 def evaluate_blocks(
     distances: FeatureDistances | MatrixDistances,
-    q_pids: np.ndarray,
-    g_pids: np.ndarray,
-    q_camids: np.ndarray,
-    g_camids: np.ndarray,
+    labels: Labels,
     max_rank: int = 50,
     margins: bool = False,
 ) -> Retrieval:
@@ -127,8 +125,8 @@ def evaluate_blocks(
     Raises UserError on shapes that disagree, an empty set, NaN distances, or when no query has a true match.
     """
     queries, gallery = distances.shape
-    check_shapes((queries, gallery), q_pids, g_pids, q_camids, g_camids)
-    same = find_same_identity(q_pids, g_pids, q_camids, g_camids)
+    check_shapes(distances.shape, labels)
+    same = find_same_identity(labels)
     if not same.kept.any():
         raise no_match_error(queries)
     ranks, pair_distances, others = [], [], []

@@ -9,13 +9,14 @@ import pytest
 from fastreid.data.datasets import Items, Split
 from fastreid.evaluation.checked_sets import load_test_sets
 from fastreid.evaluation.open_set import open_set_rates, open_split
+from fastreid.evaluation.rank import Labels
 from fastreid.evaluation.reid_evaluation import evaluate
 from fastreid.evaluation.streaming import MatrixDistances
 from fastreid.utils.errors import UserError
 
 
 def rates(distmat, *labels, at):
-    return open_set_rates(MatrixDistances(np.array(distmat, np.float32)), *map(np.array, labels), at)
+    return open_set_rates(MatrixDistances(np.array(distmat, np.float32)), Labels(*map(np.array, labels)), at)
 
 
 def test_rates_by_hand():
@@ -41,7 +42,7 @@ def test_images_of_the_querys_identity_and_camera_are_left_out():
     matrix = MatrixDistances(np.array([[2, 8, 9], [7, 1, 6]], np.float32))
     before = matrix.distmat.copy()
     labels = [0, 1], [0, 1, 2], [0, 0], [1, 0, 1]
-    found = open_set_rates(matrix, *map(np.array, labels), [0.99])
+    found = open_set_rates(matrix, Labels(*map(np.array, labels)), [0.99])
     assert (found["queries without"], found["Rank-1"]) == (1, 100)
     assert math.isnan(found["DIR@FAR=0.99"])
     np.testing.assert_array_equal(matrix.distmat, before)
@@ -50,8 +51,9 @@ def test_images_of_the_querys_identity_and_camera_are_left_out():
 def test_random_cases_are_those_of_sorted_lists(random_case):
     measured = 0
     for seed in range(8):
-        distmat, q_pids, g_pids, q_camids, g_camids = random_case(seed, 40, 25, 30, 3)
-        found = open_set_rates(MatrixDistances(distmat), q_pids, g_pids, q_camids, g_camids, [0.2])
+        distmat, *labels = random_case(seed, 40, 25, 30, 3)
+        q_pids, g_pids, q_camids, g_camids = labels
+        found = open_set_rates(MatrixDistances(distmat), Labels(*labels), [0.2])
         answers = []
         for i in range(40):
             kept = np.flatnonzero((g_pids != q_pids[i]) | (g_camids != q_camids[i]))

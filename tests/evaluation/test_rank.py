@@ -8,7 +8,7 @@ import pytest
 
 from fastreid.evaluation import evaluate_rank, rank_cylib
 from fastreid.evaluation import rank as rank_module
-from fastreid.evaluation.rank import MatchRanks, find_same_identity, match_ranks
+from fastreid.evaluation.rank import Labels, MatchRanks, find_same_identity, match_ranks
 from fastreid.utils.errors import UserError
 
 KINDS = ["continuous", "tied", "rounded", "constant", "perfect", "worst"]
@@ -65,7 +65,7 @@ def test_equal_distances_are_ordered_by_gallery_index(match, use_cython):
 def test_compiled_ranks_equal_the_sorted_ones(kind, dtype, identities, random_case, rank_cy):
     # One identity in 400 images has more matches than are counted by scanning.
     distmat, *ids = random_case(identities, 20, 400, identities, 3, kind, dtype)
-    same = find_same_identity(*ids)
+    same = find_same_identity(Labels(*ids))
     expected = match_ranks(distmat, same, use_cython=False)
     for threads in (1, 2, 5):
         found = match_ranks(distmat, same, num_threads=threads)
@@ -75,7 +75,7 @@ def test_compiled_ranks_equal_the_sorted_ones(kind, dtype, identities, random_ca
 
 def test_blocks_of_rows_give_the_ranks_of_the_whole(random_case, use_cython):
     distmat, *ids = random_case(4, 23, 60, 9, 3)
-    same = find_same_identity(*ids)
+    same = find_same_identity(Labels(*ids))
     whole = match_ranks(distmat, same, use_cython)
     parts = [match_ranks(distmat[i : i + 7], same.rows(i, min(i + 7, 23)), use_cython) for i in range(0, 23, 7)]
     joined = MatchRanks.join(parts)

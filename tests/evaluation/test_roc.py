@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from fastreid.evaluation import evaluate_roc, evaluate_tpr_at_fpr
-from fastreid.evaluation.rank import find_same_identity
+from fastreid.evaluation.rank import Labels, find_same_identity
 from fastreid.evaluation.roc import SamePairs, published_tpr, usual_tpr
 from fastreid.utils.errors import UserError
 
@@ -58,7 +58,7 @@ def test_both_rates_equal_scikit_learn_to_the_last_bit(kind, dtype, random_case)
     for seed in range(60):
         sizes = rng.integers(1, 40), rng.integers(1, 120), rng.integers(1, 12), rng.integers(1, 4)
         case = random_case(seed, *sizes, kind, dtype)
-        distmat, same = case[0], find_same_identity(*case[1:])
+        distmat, same = case[0], find_same_identity(Labels(*case[1:]))
         if not same.kept.any():
             continue
         evaluated += 1
@@ -87,7 +87,7 @@ def test_the_first_and_the_last_point_stay_on_a_curve_that_is_a_straight_line(le
     distances = np.concatenate([np.repeat(np.arange(levels), 2), levels + np.arange(farther)])[None].astype(np.float32)
     gallery = np.array([1, 2] * levels + [2] * farther)
     case = distances, [1], gallery, [0], np.ones_like(gallery)
-    pairs = SamePairs.of(distances, find_same_identity(*case[1:]))
+    pairs = SamePairs.of(distances, find_same_identity(Labels(*case[1:])))
     targets = (0.0, 1e-4, 0.49 / levels, 0.51 / levels, 1 / levels, 1.4 / levels, 0.5, 0.99, 1.0)
     found = published_tpr(lambda: iter(distances), pairs, targets)
     np.testing.assert_array_equal(found, sklearn_published(case, targets))

@@ -32,7 +32,14 @@ from tabulate import tabulate  # noqa: E402
 
 from fastreid.config import get_cfg  # noqa: E402
 from fastreid.data.build import load_test_set  # noqa: E402
-from fastreid.evaluation import FeatureDistances, compute_distance, evaluate_blocks, evaluate_rank, evaluate_roc  # noqa: E402
+from fastreid.evaluation import (  # noqa: E402
+    FeatureDistances,
+    Labels,
+    compute_distance,
+    evaluate_blocks,
+    evaluate_rank,
+    evaluate_roc,
+)
 from fastreid.evaluation.extraction import extract_features  # noqa: E402
 from fastreid.evaluation.reid_evaluation import evaluate  # noqa: E402
 from fastreid.evaluation.results import FPRS  # noqa: E402
@@ -110,7 +117,7 @@ def measure_ranks(way: str) -> dict:
 
 def streamed(distances: FeatureDistances, ids: list[np.ndarray]) -> dict[str, float]:
     """Return the metrics of distances that are computed block by block."""
-    found = evaluate_blocks(distances, *ids)
+    found = evaluate_blocks(distances, Labels(*ids))
     return named(found.cmc[0], found.average_precision.mean(), found.inverse_penalty.mean(), found.published_tpr)
 
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 
-from fastreid.evaluation import FeatureDistances, evaluate_blocks
+from fastreid.evaluation import FeatureDistances, Labels, evaluate_blocks
 from fastreid.evaluation.rank import find_same_identity, match_ranks
 from fastreid.evaluation.results import FPRS
 from fastreid.evaluation.streaming import BLOCK_SIZE
@@ -51,13 +51,13 @@ def main() -> int:
         rows = slice(number * queries, (number + 1) * queries)
         g_feat[rows].mul_(noise).add_(q_feat)
         g_pids[rows] = np.arange(queries)
-    ids = np.arange(queries), g_pids, np.zeros(queries, np.int64), np.ones(gallery, np.int64)
+    labels = Labels(np.arange(queries), g_pids, np.zeros(queries, np.int64), np.ones(gallery, np.int64))
     # What libraries set up on their first call is no part of the evaluation.
-    match_ranks(np.ones((1, 2), np.float32), find_same_identity([1], [1, 2], [0], [1, 1]))
+    match_ranks(np.ones((1, 2), np.float32), find_same_identity(Labels([1], [1, 2], [0], [1, 1])))
     torch.mm(q_feat[:1], g_feat[:1].T)
     features = 4 * (q_feat.numel() + g_feat.numel()) / 2**20
     before, start = peak_memory_mb(), time.perf_counter()
-    found = evaluate_blocks(FeatureDistances(q_feat, g_feat, args.metric, args.block_size), *ids)
+    found = evaluate_blocks(FeatureDistances(q_feat, g_feat, args.metric, args.block_size), labels)
     seconds, extra = time.perf_counter() - start, peak_memory_mb() - before
 
     print(f"{queries:,} x {gallery:,}, {args.length} numbers each, {torch.get_num_threads()} thread(s)")
