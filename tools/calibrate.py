@@ -29,7 +29,6 @@ from fastreid.engine.defaults import default_setup, load_model
 from fastreid.evaluation.calibration import (
     CONFIDENCE,
     MEASURED,
-    THRESHOLDS,
     People,
     calibrate,
     model_record,
@@ -39,6 +38,7 @@ from fastreid.evaluation.calibration import (
 from fastreid.evaluation.checked_sets import check_test_options
 from fastreid.evaluation.extraction import extract_features
 from fastreid.evaluation.reid_evaluation import check_finite
+from fastreid.utils import run_files
 from fastreid.utils.errors import UserError, run_command
 from fastreid.utils.files import home_path, write_json
 
@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help=people)
     parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     where = parser.add_mutually_exclusive_group()
-    beside = f"file to write (default: {THRESHOLDS} beside the checkpoint)"
+    beside = f"file to write (default: {run_files.THRESHOLDS} beside the checkpoint)"
     where.add_argument("--output", type=home_path, metavar="FILE", help=beside)
     there = "measure the thresholds of this file; nothing is written"
     where.add_argument("--apply", type=home_path, metavar="FILE", help=there)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(table(rows, given))
     if given is None:
-        path = args.output or (checkpoint.parent if checkpoint else Path(cfg.OUTPUT_DIR)) / THRESHOLDS
+        path = args.output or (checkpoint.parent if checkpoint else Path(cfg.OUTPUT_DIR)) / run_files.THRESHOLDS
         write_json(path, {**record, **about, "thresholds": rows})
         print(f"wrote {path}")
 

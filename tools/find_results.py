@@ -14,9 +14,9 @@ sys.path.insert(0, str(PROJECT))
 
 from tabulate import tabulate  # noqa: E402
 
-from fastreid.evaluation.results import PER_QUERY, WORKBOOK  # noqa: E402
 from fastreid.report.comparison import ALL_SETS, Line, base_config, csv_rows, lines, write_comparison  # noqa: E402
 from fastreid.report.runs import find_runs, read_run, run_names  # noqa: E402
+from fastreid.utils import run_files  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import home_path, refuse_inputs, write_csv  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Not with_suffix: a name may have a dot of its own.
     output = args.output or args.root / "all_results"
     workbook, text = (output.with_name(output.name + suffix) for suffix in (".xlsx", ".csv"))
-    written = [path for folder in folders for path in (folder / WORKBOOK, *(folder / PER_QUERY).glob("*.csv"))]
+    names = run_files.RESULTS_WORKBOOK, f"{run_files.PER_QUERY}/*.csv"
+    written = [path for folder in folders for name in names for path in folder.glob(name)]
     refuse_inputs(workbook, written)
     refuse_inputs(text, written)
     runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders, args.root))]

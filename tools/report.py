@@ -19,6 +19,7 @@ from fastreid.report.page import render  # noqa: E402
 from fastreid.report.queries import ListOptions, Thumbnails, add_heat, query_sets, run_lists  # noqa: E402
 from fastreid.report.query_cards import QueryLists  # noqa: E402
 from fastreid.report.runs import Run, read_run, run_names  # noqa: E402
+from fastreid.utils import run_files  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import home_path, write_text  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not any(run.usable for run in runs):
         raise UserError("; ".join(f"{run.folder}: {', '.join(run.problems)}" for run in runs))
     lists = None if args.no_images else read_lists(runs, options, args.max_mb, args.heat)
-    output = args.output or next(run.folder for run in runs if run.usable) / "report.html"
+    output = args.output or next(run.folder for run in runs if run.usable) / run_files.PAGE
     write_text(output, render(runs, base_config(args.base), args.base.stem, lists))
     print(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastreid.config import CfgNode
-from fastreid.utils.checkpoint import checkpoint_name, last_checkpoint
+from fastreid.utils import run_files
+from fastreid.utils.checkpoint import last_checkpoint
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def require_one_model(cfg: CfgNode, opts: Sequence[str], resume: bool, number: i
     weights, folder = cfg.MODEL.WEIGHTS, Path(cfg.OUTPUT_DIR)
     if not weights or "MODEL.WEIGHTS" not in opts[::2] or (number is None and not resume):
         return
-    path = last_checkpoint(folder) if number is None else folder / f"{checkpoint_name(number)}.pth"
+    path = last_checkpoint(folder) if number is None else folder / run_files.numbered_checkpoint(number)
     if path is not None and path.resolve() != Path(weights).resolve():
         raise UserError(
             f"two models to test: {'--resume' if number is None else '--num-pth'} means {path}, MODEL.WEIGHTS names "

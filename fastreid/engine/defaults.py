@@ -21,7 +21,7 @@ from fastreid.engine.chosen_model import UNTRAINED, note_unused_weights, require
 from fastreid.engine.compile import is_compiled
 from fastreid.engine.precise_bn import PreciseStatistics
 from fastreid.engine.preflight import check_options, find_test_sets, require_room
-from fastreid.engine.resumable import METRICS, ResumableTrainer
+from fastreid.engine.resumable import ResumableTrainer
 from fastreid.engine.weight_averaging import WeightAveraging, total_iterations
 from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter, Writer
 from fastreid.evaluation.feature_cache import FeatureCache
@@ -30,8 +30,8 @@ from fastreid.modeling import build_model
 from fastreid.report.plots import plot_result
 from fastreid.solver import build_lr_scheduler, build_optimizer
 from fastreid.solver.sgd import MergedSGD
+from fastreid.utils import run_files
 from fastreid.utils.checkpoint import (
-    BEST,
     CLASSIFIER,
     Checkpointer,
     checkpoint_names,
@@ -50,7 +50,6 @@ from fastreid.utils.processes import gather, process_rank
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"  # of an output folder, held by the run that writes into it
 EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD", "FREEZE_ITERS")
 
 
@@ -113,8 +112,8 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
     if args.eval_only or analysis_modes(args):
         require_one_model(cfg, args.opts, args.resume, args.num_pth)
     elif process_rank() == 0:
-        hold_lock(folder / LOCK)
-        write_text(folder / "config.yaml", cfg.dump())
+        hold_lock(folder / run_files.LOCK)
+        write_text(folder / run_files.CONFIG, cfg.dump())
     random.seed(cfg.SEED)
     np.random.seed(cfg.SEED)
     torch.manual_seed(cfg.SEED)
@@ -126,7 +125,7 @@ def default_setup(args: argparse.Namespace) -> CfgNode:
 
 def earlier_seed(folder: Path) -> int | None:
     """Return the seed of the run whose config.yaml is in a folder, None without one."""
-    path = folder / "config.yaml"
+    path = folder / run_files.CONFIG
     if not path.is_file():
         return None
     cfg = get_cfg()
@@ -238,14 +237,14 @@ class DefaultTrainer(ResumableTrainer):
             return []
         return [
             LogWriter(self.cfg.SOLVER.ITERS_PER_EPOCH),
-            JSONWriter(self.folder / METRICS),
+            JSONWriter(self.folder / run_files.METRICS),
             TensorBoardWriter(self.folder),
         ]
 
     def draw_result(self) -> None:
         """Draw the run's numbers."""
         if process_rank() == 0:
-            plot_result(self.folder / METRICS, self.folder / "result.png")
+            plot_result(self.folder / run_files.METRICS, self.folder / run_files.RESULT_FIGURE)
 
     def resume_or_load(self, resume: bool, number: int | None = None, trust: bool = False) -> None:
         """Go on from a checkpoint of the output folder if `resume`, else start from `MODEL.WEIGHTS` if given.
@@ -255,7 +254,7 @@ class DefaultTrainer(ResumableTrainer):
             trust: read a file that could run code while it is read.
         """
         if process_rank() == 0:
-            hold_lock(self.folder / LOCK)
+            hold_lock(self.folder / run_files.LOCK)
             remove_leftovers(self.folder)
         found = find_checkpoint(self.folder, number, trust) if resume else None
         self.require_one_folder(found)
@@ -318,7 +317,7 @@ class DefaultTrainer(ResumableTrainer):
         self.results = report(self.cfg, results, iteration=finished, max_iter=total_iterations(self.cfg))
         if self.best.update(self.results.overall, finished - 1):
             logger.info(f"best {self.best.metric} so far: {self.best.value:.2f}")
-            self.checkpointer.write(BEST, finished - 1)
+            self.checkpointer.write(run_files.BEST, finished - 1)
         averages = self.results.averages | {"all_average": self.results.overall}
         return {f"test/{name} {key}": row[key] for name, row in averages.items() for key in ("Rank-1", "mAP")}
 
@@ -332,7 +331,7 @@ def find_checkpoint(folder: Path, number: int | None, trust: bool = False) -> tu
     """
     if number is None:
         return read_last(folder, trust)
-    path = folder / f"model_{number:07d}.pth"
+    path = folder / run_files.numbered_checkpoint(number)
     if not path.is_file():
         found = ", ".join(checkpoint_names(folder)) or "none"
         raise UserError(f"--num-pth {number}: no checkpoint {path}; found {found}")
@@ -349,7 +348,7 @@ def feature_cache(cfg: CfgNode, args: argparse.Namespace) -> FeatureCache | None
         return None
     if not args.eval_only:
         raise UserError("--save-features and --features are for tests: add --eval-only, or leave them out")
-    return FeatureCache(Path(cfg.OUTPUT_DIR) / "features", reuse=args.features)
+    return FeatureCache(Path(cfg.OUTPUT_DIR) / run_files.FEATURES, reuse=args.features)
 
 
 def load_model(
@@ -378,7 +377,7 @@ def load_model(
     if found is None:
         raise UserError(
             f"no checkpoint in {folder}: train first, or put a trained model there and its file name into "
-            f"{folder}/last_checkpoint, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the model that "
+            f"{folder / run_files.LAST_CHECKPOINT}, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the model that "
             "training starts from)"
         )
     path, content = found

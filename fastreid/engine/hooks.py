@@ -11,7 +11,8 @@ import torch
 from fastreid.engine.stopping import StopSignals
 from fastreid.engine.trainer_base import HookBase
 from fastreid.engine.writers import Writer
-from fastreid.utils.checkpoint import FINAL, Checkpointer, checkpoint_name
+from fastreid.utils import run_files
+from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.processes import num_processes
 
 logger = logging.getLogger(__name__)
@@ -122,11 +123,11 @@ class PeriodicCheckpoint(HookBase):
         iteration = self.trainer.iter
         if is_due(iteration, self.period) and iteration + 1 < self.trainer.max_iter:
             self.trainer.require_finite()
-            self.checkpointer.save(checkpoint_name(iteration), iteration)
+            self.checkpointer.save(run_files.numbered_checkpoint(iteration), iteration)
 
     def after_train(self) -> None:
         self.trainer.require_finite()
-        self.checkpointer.save(FINAL, self.trainer.max_iter - 1)
+        self.checkpointer.save(run_files.FINAL, self.trainer.max_iter - 1)
 
 
 class StopOnSignal(HookBase):

@@ -29,12 +29,12 @@ from fastreid.evaluation.calibration import load_threshold
 from fastreid.evaluation.checked_sets import check_test_options
 from fastreid.evaluation.distance import pair_distance
 from fastreid.evaluation.extraction import forward_batches
+from fastreid.utils import run_files
 from fastreid.utils.checkpoint import checkpoint_names, last_checkpoint
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
 # Type and channels of arrays that are images: RGB, RGBA, gray of 8 and of 16 bits.
 ARRAYS = [(np.uint8, (3,)), (np.uint8, (4,)), (np.uint8, ()), (np.uint16, ())]
 OneImage = str | Path | Image.Image | np.ndarray | Tensor
@@ -200,7 +200,7 @@ def find_run(source: CfgNode | str | Path, opts: Sequence[str] = ()) -> tuple[Cf
         folder = Path(cfg.OUTPUT_DIR)
         found = ", ".join(checkpoint_names(folder)) or "none"
         raise UserError(
-            f"no trained model: {folder}/last_checkpoint names none (checkpoints there: {found}). Train first, or name "
+            f"no trained model: {folder / run_files.LAST_CHECKPOINT} names none (checkpoints there: {found}). Train first, or name "
             "a checkpoint with MODEL.WEIGHTS"
         )
     cfg.freeze()
@@ -213,22 +213,22 @@ def read_run(path: Path) -> tuple[CfgNode, Path | None]:
     A run's OUTPUT_DIR is where its folder lies, which may have been moved.
     """
     cfg = get_cfg()
-    if path.suffix in (".yaml", ".yml") and path.name != CONFIG_FILE:
+    if path.suffix in (".yaml", ".yml") and path.name != run_files.CONFIG:
         cfg.merge_from_file(path)
         cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or str(output_folder(path))
         return cfg, last_checkpoint(Path(cfg.OUTPUT_DIR))
     if not path.exists():
         raise UserError(f"no run {path}: expected a run's folder, a checkpoint (.pth) or a config file (.yml, .yaml)")
     folder = path if path.is_dir() else path.parent
-    if not (folder / CONFIG_FILE).is_file():
+    if not (folder / run_files.CONFIG).is_file():
         raise UserError(
-            f"{folder} has no {CONFIG_FILE}, which training writes: name the config file, and the checkpoint with "
+            f"{folder} has no {run_files.CONFIG}, which training writes: name the config file, and the checkpoint with "
             "MODEL.WEIGHTS"
         )
-    cfg.merge_from_file(folder / CONFIG_FILE)
+    cfg.merge_from_file(folder / run_files.CONFIG)
     cfg.OUTPUT_DIR = str(folder)
     cfg.MODEL.WEIGHTS = ""  # where the run started from
-    return cfg, last_checkpoint(folder) if path in (folder, folder / CONFIG_FILE) else path
+    return cfg, last_checkpoint(folder) if path in (folder, folder / run_files.CONFIG) else path
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

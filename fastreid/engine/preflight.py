@@ -13,7 +13,7 @@ from fastreid.data.datasets import TestSet
 from fastreid.engine.train_loop import SimpleTrainer
 from fastreid.evaluation.checked_sets import load_test_sets
 from fastreid.evaluation.extraction import own_share
-from fastreid.utils.checkpoint import BEST, FINAL, NUMBERED, checkpoint_name
+from fastreid.utils import run_files
 from fastreid.utils.errors import UserError
 
 
@@ -77,11 +77,11 @@ def require_room(trainer: SimpleTrainer, folder: Path, history: Sequence[str], e
     solver, size = trainer.cfg.SOLVER, checkpoint_bytes(trainer)
     period = solver.CHECKPOINT_PERIOD
     due = [after for after in range(period, end, period) if after > trainer.start_iter] if period else []
-    numbered = [f"{checkpoint_name(after - 1)}.pth" for after in due]
+    numbered = [run_files.numbered_checkpoint(after - 1) for after in due]
     if solver.CHECKPOINT_KEEP:  # the old ones make room for the new ones
-        old = sum(NUMBERED.fullmatch(name) is not None for name in history)
+        old = sum(run_files.NUMBERED.fullmatch(name) is not None for name in history)
         numbered = numbered[: max(0, solver.CHECKPOINT_KEEP - old)]
-    new = [name for name in [f"{BEST}.pth", f"{FINAL}.pth", *numbered] if not (folder / name).is_file()]
+    new = [name for name in [run_files.BEST, run_files.FINAL, *numbered] if not (folder / name).is_file()]
     needed = (len(new) + 1) * size  # a file that is replaced stays until the new one is whole
     free = shutil.disk_usage(folder).free
     if free < needed:

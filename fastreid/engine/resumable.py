@@ -17,22 +17,13 @@ from fastreid.engine.trainer_base import HookBase
 from fastreid.engine.weight_averaging import require_plain_weights, total_iterations
 from fastreid.report.plots import read_metrics
 from fastreid.solver.lr_scheduler import Schedule
-from fastreid.utils.checkpoint import (
-    BEST,
-    HISTORY,
-    LAST_CHECKPOINT,
-    Checkpointer,
-    checkpoint_name,
-    read_checkpoint,
-    read_last,
-)
+from fastreid.utils import run_files
+from fastreid.utils.checkpoint import Checkpointer, read_checkpoint, read_last
 from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.processes import gather, process_rank
 from fastreid.utils.random_states import RandomStates
 
 logger = logging.getLogger(__name__)
-
-METRICS = "metrics.json"
 
 
 class ResumableTrainer(SimpleTrainer):
@@ -123,7 +114,7 @@ class ResumableTrainer(SimpleTrainer):
         Raises:
             UserError: the file holds something else.
         """
-        path = self.folder / METRICS
+        path = self.folder / run_files.METRICS
         records = read_metrics(path) if path.is_file() else []
         last = next((record for record in records if record["iteration"] == finished - 1), {})
         return gather(any(name.startswith("test/") for name in last))[0]
@@ -144,7 +135,7 @@ class ResumableTrainer(SimpleTrainer):
         Args:
             end: the iterations that were done when the checkpoint was written.
         """
-        path = self.folder / f"{BEST}.pth"
+        path = self.folder / run_files.BEST
         if not path.is_file():
             return
         try:
@@ -159,18 +150,15 @@ class ResumableTrainer(SimpleTrainer):
         """See to it that what a run from the beginning leaves is not taken for an earlier run's, nor the reverse."""
         if process_rank() > 0:
             return
-        if (self.folder / LAST_CHECKPOINT).is_file():
+        if (self.folder / run_files.LAST_CHECKPOINT).is_file():
             logger.warning(
                 f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew"
             )
-            (self.folder / LAST_CHECKPOINT).unlink()
-        (self.folder / HISTORY).unlink(missing_ok=True)
-        best = self.folder / f"{BEST}.pth"
-        if best.is_file():
-            best.replace(best.with_name(f"{BEST}.previous.pth"))
-        metrics = self.folder / METRICS
-        if metrics.is_file():
-            metrics.replace(metrics.with_name("metrics.previous.json"))
+            (self.folder / run_files.LAST_CHECKPOINT).unlink()
+        (self.folder / run_files.CHECKPOINTS).unlink(missing_ok=True)
+        for path in (self.folder / run_files.BEST, self.folder / run_files.METRICS):
+            if path.is_file():
+                path.replace(path.with_stem(f"{path.stem}.previous"))
 
     def train_and_survive(self) -> None:
         """Train to the end, whatever can be survived.
@@ -237,8 +225,8 @@ class ResumableTrainer(SimpleTrainer):
         Raises:
             Stopped: always, unless it cannot be saved.
         """
-        name = checkpoint_name(self.iter)
-        if not request.midway and self.iter < self.max_iter and self.checkpointer.history[-1:] != [f"{name}.pth"]:
+        name = run_files.numbered_checkpoint(self.iter)
+        if not request.midway and self.iter < self.max_iter and self.checkpointer.history[-1:] != [name]:
             try:
                 self.require_finite()
                 self.checkpointer.save(name, self.iter)

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from fastreid.engine.trainer_base import HookBase
 from fastreid.solver.lr_scheduler import half_cosine
 from fastreid.solver.trained_parameters import gate_parameters
-from fastreid.utils.checkpoint import checkpoint_name
+from fastreid.utils import run_files
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -102,8 +102,9 @@ class WeightAveraging(HookBase):
     def after_train(self) -> None:
         self.trainer.require_finite()
         last = self.trainer.max_iter - 1
-        if f"{checkpoint_name(last)}.pth" not in self.trainer.checkpointer.history:
-            self.trainer.checkpointer.save(checkpoint_name(last), last)
+        name = run_files.numbered_checkpoint(last)
+        if name not in self.trainer.checkpointer.history:
+            self.trainer.checkpointer.save(name, last)
         self.swap()
 
     @torch.no_grad()

@@ -28,6 +28,7 @@ from fastreid.evaluation.feature_cache import model_fingerprint
 from fastreid.evaluation.rank import check_distances
 from fastreid.evaluation.roc import allowed_errors
 from fastreid.evaluation.streaming import FeatureDistances
+from fastreid.utils import run_files
 from fastreid.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-THRESHOLDS = "threshold.json"  # beside the checkpoint
 CONFIDENCE = 0.95
 # Errors below which a rate is known badly, even if pairs were independent (Doddington et al., the "rule of 30", 2000).
 ENOUGH_ERRORS = 30
@@ -311,7 +311,7 @@ def load_threshold(predictor: Predictor, path: Path | None = None, far: float | 
     Raises:
         UserError: there is no such file or rate, it is damaged, or of another checkpoint, metric or options.
     """
-    path = predictor.checkpoint.parent / THRESHOLDS if path is None else path
+    path = predictor.checkpoint.parent / run_files.THRESHOLDS if path is None else path
     found = read_thresholds(path)
     require_model(found, model_record(predictor.cfg, predictor.model, str(predictor.checkpoint)), path)
     rows = {row["far"]: row["threshold"] for row in found["thresholds"]}

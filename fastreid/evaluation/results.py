@@ -13,13 +13,13 @@ from tabulate import tabulate
 
 from fastreid.evaluation.open_set import GALLERY, KNOWN, RANK_1, UNKNOWN
 from fastreid.evaluation.result_files import QueryRow, plot_cmc, write_queries, write_workbook
+from fastreid.utils import run_files
 from fastreid.utils.files import file_stem, write_json, write_text
 
 Metrics = dict[str, float]
 
 FPRS = ("0.0001", "0.001", "0.01")
 COLUMNS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", *(f"TPR@FPR={fpr}" for fpr in FPRS))
-WORKBOOK, PER_QUERY = "results.xlsx", "per_query"
 ALL_AVERAGE = "** all_average **"
 
 
@@ -140,12 +140,12 @@ class Results:
             found["open_set"] = {
                 name: {split: _valid_json(row) for split, row in every.items()} for name, every in self.open_set.items()
             }
-        write_json(folder / "results.json", found)
-        write_text(folder / "results.txt", f"{self.table()}\n\n{self.counted()}{self.open_set_table()}\n")
-        write_workbook(folder / WORKBOOK, self.rows, self.splits, COLUMNS)
-        plot_cmc(folder / "cmc.png", self.curves)
+        write_json(folder / run_files.RESULTS, found)
+        write_text(folder / run_files.RESULTS_TEXT, f"{self.table()}\n\n{self.counted()}{self.open_set_table()}\n")
+        write_workbook(folder / run_files.RESULTS_WORKBOOK, self.rows, self.splits, COLUMNS)
+        plot_cmc(folder / run_files.CMC_FIGURE, self.curves)
         for name, queries in self.queries.items():
-            write_queries(folder / PER_QUERY / f"{file_stem(name)}.csv", queries)
+            write_queries(folder / run_files.PER_QUERY / f"{file_stem(name)}.csv", queries)
 
 
 def _over(statistic: Callable[[list[float]], Any], metrics: Iterable[Metrics]) -> Metrics:

@@ -22,14 +22,13 @@ from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.comparison import config_differences, show
 from fastreid.report.experiment import Experiment, Row
 from fastreid.report.plots import Records
-from fastreid.report.runs import CONFIG, RESULTS, Run, read_run
-from fastreid.utils.checkpoint import NUMBERED, last_checkpoint
+from fastreid.report.runs import Run, read_run
+from fastreid.utils import run_files
+from fastreid.utils.checkpoint import last_checkpoint
 from fastreid.utils.errors import Stopped, UserError
 
 logger = logging.getLogger(__name__)
 
-FINAL = "model_final.pth"
-CONSOLE = "console.log"
 POLL = 0.2  # seconds between two looks at the processes
 REPORT_PERIOD = 180.0  # seconds between two lines on what is running
 # Options that a machine asks for, and that change no number: a run may go on with others.
@@ -65,16 +64,16 @@ class TableRun:
         """
         self.state, self.done, self.run = "to do", 0, None
         newest = last_checkpoint(self.folder)
-        if newest is None and not (self.folder / RESULTS).is_file():
+        if newest is None and not (self.folder / run_files.RESULTS).is_file():
             return
         run = read_run(self.folder)
         self.require_same_options(run.config)
         if newest is None:
             return
-        if newest.name != FINAL:
+        if newest.name != run_files.FINAL:
             self.state, self.done = "begun", run.done
-            if NUMBERED.fullmatch(newest.name):
-                self.done = int(newest.stem.removeprefix("model_")) + 1
+            if numbered := run_files.NUMBERED.fullmatch(newest.name):
+                self.done = int(numbered[1]) + 1
         elif run.about.get("iteration") is None or run.about["iteration"] != run.about.get("max_iter"):
             self.state, self.done = "trained", run.done
         else:
@@ -83,7 +82,7 @@ class TableRun:
     def require_same_options(self, found: CfgNode | None) -> None:
         """Raise UserError when the folder's run had other options than this one has."""
         if found is None:
-            raise UserError(f"{self.folder} has no readable {CONFIG}: remove it, or give the table another `output`")
+            raise UserError(f"{self.folder} has no readable {run_files.CONFIG}: remove it, or give the table another `output`")
         asked = self.row.cfg.clone()
         asked.SEED = self.seed
         differences = config_differences(asked, [found])
@@ -232,7 +231,7 @@ class TableRunner:
         number = self.total - len(self.waiting)
         logger.info(f"{number}/{self.total} {run.name}: {run.about_state()}{self.about_rest()}")
         run.folder.mkdir(parents=True, exist_ok=True)
-        console = (run.folder / CONSOLE).open("ab")
+        console = (run.folder / run_files.CONSOLE).open("ab")
         paths = [str(self.project), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self.places[place]}
         tool = str(self.project / "tools" / "train_net.py")

@@ -23,6 +23,7 @@ from fastreid.evaluation.ranked_lists import RankedQuery, ranked_lists
 from fastreid.evaluation.reid_evaluation import split_distances
 from fastreid.report.paired import Measured, measured
 from fastreid.report.runs import Run
+from fastreid.utils import run_files
 from fastreid.utils.checkpoint import last_checkpoint
 from fastreid.utils.errors import UserError
 
@@ -138,13 +139,13 @@ def load_run(run: Run, overrides: list[str]) -> tuple[CfgNode, nn.Module, Path]:
         UserError: the run has no config.yaml or checkpoint, or they do not fit each other.
     """
     if run.config is None:
-        raise UserError(f"{run.folder} has no readable config.yaml, which says what the model is")
+        raise UserError(f"{run.folder} has no readable {run_files.CONFIG}, which says what the model is")
     cfg: CfgNode = run.config.clone()
     cfg.merge_from_list(overrides)
     cfg.freeze()
     path = last_checkpoint(run.folder)
     if path is None:
-        raise UserError(f"no checkpoint in {run.folder}: its file name must stand in {run.folder / 'last_checkpoint'}")
+        raise UserError(f"no checkpoint in {run.folder}: its file name must stand in {run.folder / run_files.LAST_CHECKPOINT}")
     return cfg, build_from_checkpoint(cfg, path), path
 
 

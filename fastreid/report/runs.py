@@ -15,13 +15,14 @@ from fastreid.config import CfgNode, get_cfg
 from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.plots import Records, read_metrics
 from fastreid.report.run_log import Evaluation, Rows, parse_log, with_averages
+from fastreid.utils import run_files
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import walk_folders
 
 logger = logging.getLogger(__name__)
 
-CONFIG, METRICS, RESULTS, LOG = "config.yaml", "metrics.json", "results.json", "log.txt"
-RUN_FILES = (CONFIG, METRICS, RESULTS, LOG)
+# By which a run's folder is known.
+RUN_FILES = (run_files.CONFIG, run_files.METRICS, run_files.RESULTS, run_files.LOG)
 # A run that wrote nothing for so long is taken to have stopped.
 STOPPED_AFTER_SECONDS = 15 * 60
 
@@ -100,7 +101,12 @@ def read_run(folder: Path, name: str = "") -> Run:
     if not present:
         run.problems.append(f"not a run's folder: it has none of {', '.join(RUN_FILES)}")
         return run
-    readers = {CONFIG: _read_config, METRICS: _read_metrics, LOG: _read_log, RESULTS: _read_results}
+    readers = {
+        run_files.CONFIG: _read_config,
+        run_files.METRICS: _read_metrics,
+        run_files.LOG: _read_log,
+        run_files.RESULTS: _read_results,
+    }
     for file, read in readers.items():
         if file in present:
             try:
@@ -120,7 +126,7 @@ def _status(run: Run, present: set[str]) -> str:
         return "broken"
     if not run.records and run.done == 0:
         return "tested"
-    if run.done == run.total or (run.total is None and (run.folder / "model_final.pth").is_file()):
+    if run.done == run.total or (run.total is None and (run.folder / run_files.FINAL).is_file()):
         return "ended"
     newest = max((run.folder / file).stat().st_mtime for file in present)
     return "running" if time.time() - newest < STOPPED_AFTER_SECONDS else "stopped"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from fastreid.utils import run_files
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_bytes, write_json, write_text
 from fastreid.utils.launch import note_checkpoint
@@ -27,17 +27,7 @@ from fastreid.utils.tensor_files import DamagedFileError, load_tensors, named_te
 
 logger = logging.getLogger(__name__)
 
-LAST_CHECKPOINT = "last_checkpoint"
-HISTORY = "checkpoints.json"
-BEST = "model_best"
-FINAL = "model_final"
-NUMBERED = re.compile(r"model_\d{7,}\.pth")
 CLASSIFIER = "heads.classifier_fc.weight"
-
-
-def checkpoint_name(iteration: int) -> str:
-    """Return the name, without suffix, of the checkpoint after an iteration."""
-    return f"model_{iteration:07d}"
 
 
 class Checkpointer:
@@ -53,9 +43,12 @@ class Checkpointer:
         self.history: list[str] = []  # of this run, the newest last
 
     def save(self, name: str, iteration: int) -> Path:
-        """Write `<name>.pth` after training iteration `iteration`, then name it in `last_checkpoint`.
+        """Write a checkpoint after training iteration `iteration`, then name it in `last_checkpoint`.
 
         All processes must call it, as they all have random states; the first one writes.
+
+        Args:
+            name: of the file; `.pth` may be left out.
 
         Raises:
             UserError: it cannot be written; an older file of that name is as it was.
@@ -63,18 +56,18 @@ class Checkpointer:
         path = self.write(name, iteration)
         self.history = [other for other in self.history if other != path.name] + [path.name]
         if process_rank() == 0:
-            write_json(self.folder / HISTORY, self.history, durable=True)
-            write_text(self.folder / LAST_CHECKPOINT, path.name, durable=True)
+            write_json(self.folder / run_files.CHECKPOINTS, self.history, durable=True)
+            write_text(self.folder / run_files.LAST_CHECKPOINT, path.name, durable=True)
             note_checkpoint()
         self.remove_old()
         return path
 
     def write(self, name: str, iteration: int) -> Path:
-        """Write `<name>.pth` beside the run's line of checkpoints, as for the best one."""
+        """Write the file `name` beside the run's line of checkpoints, as for the best one."""
         content = {"model": self.model.state_dict(), "iteration": iteration}
         content |= {"config": self.config} if self.config else {}
         content |= {entry: thing.state_dict() for entry, thing in self.objects.items()}
-        path = self.folder / f"{name}.pth"
+        path = self.folder / f"{name.removesuffix('.pth')}.pth"
         if process_rank() == 0:
             # By way of memory: writing to a full disk, torch.save raises RuntimeError, which could be anything.
             buffer = io.BytesIO()
@@ -86,7 +79,7 @@ class Checkpointer:
 
     def remove_old(self) -> None:
         """Remove all but the newest `keep` numbered checkpoints of this run."""
-        numbered = [name for name in self.history if NUMBERED.fullmatch(name)]
+        numbered = [name for name in self.history if run_files.NUMBERED.fullmatch(name)]
         for name in numbered[: -self.keep] if self.keep else []:
             self.history.remove(name)
             if process_rank() == 0:
@@ -184,7 +177,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     Raises:
         UserError: `last_checkpoint` names a file that is not there.
     """
-    marker = folder / LAST_CHECKPOINT
+    marker = folder / run_files.LAST_CHECKPOINT
     if not marker.is_file():
         return None
     # The published program may write an absolute path of another machine: the file lies beside the marker.
@@ -209,7 +202,7 @@ def earlier_names(folder: Path, name: str) -> list[str]:
 
     A folder of the published program has no list of them: there all numbered ones below `name` count.
     """
-    listed = folder / HISTORY
+    listed = folder / run_files.CHECKPOINTS
     if listed.is_file():
         try:
             names = list(map(str, json.loads(listed.read_text(encoding="utf-8"))))
@@ -217,7 +210,7 @@ def earlier_names(folder: Path, name: str) -> list[str]:
             raise UserError(f"{listed} is damaged, expected a list of file names ({error}): remove it") from error
         names = names[: names.index(name)] if name in names else []
     else:
-        names = [other for other in checkpoint_names(folder) if NUMBERED.fullmatch(other) and other < name]
+        names = [other for other in checkpoint_names(folder) if run_files.NUMBERED.fullmatch(other) and other < name]
     return [other for other in names if (folder / other).is_file()]
 
 
@@ -242,7 +235,7 @@ def read_last(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]] 
         return path, content
     raise UserError(
         f"{folder}: no checkpoint can be read ({', '.join(damaged)} damaged): copy one from elsewhere, or remove "
-        f"{folder / LAST_CHECKPOINT} to start anew"
+        f"{folder / run_files.LAST_CHECKPOINT} to start anew"
     )
 
 

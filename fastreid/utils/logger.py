@@ -11,6 +11,7 @@ from typing import TextIO
 
 from termcolor import colored
 
+from fastreid.utils import run_files
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import process_rank
 
@@ -84,7 +85,7 @@ def setup_logger(folder: Path | None = None) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+        file = LogFile(folder / run_files.LOG, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(
             f"cannot write to the output folder {folder} ({error.strerror}): choose another OUTPUT_DIR"
