@@ -22,7 +22,7 @@ from fastreid.report.figures import GREY, PALETTE, SEQUENTIAL, panel_grid, plt, 
 from fastreid.utils.files import write_csv
 
 MOST_NUMBERS = 20  # domains beyond which a matrix is drawn without its numbers
-COLUMNS = 4
+PANELS_A_ROW = 4
 WITHIN = "within the domain"
 TO_SOURCES, TO_TARGETS = "to other sources", "to other targets"
 COLORS = {WITHIN: GREY, TO_SOURCES: PALETTE[0], TO_TARGETS: PALETTE[3]}
@@ -131,7 +131,7 @@ def groups(found: DomainDistances, domain: int) -> dict[str, list[tuple[int, int
 def draw_histograms(path: Path, found: DomainDistances, edges: np.ndarray, metric: str) -> None:
     """Draw one panel for each domain; of several other domains each has the same weight."""
     use_style()
-    figure, axes = panel_grid(len(found.labels), COLUMNS, 3.4, 2.4, sharey=True)
+    figure, axes = panel_grid(len(found.labels), PANELS_A_ROW, 3.4, 2.4, sharey=True)
     for domain, axis in zip(range(len(found.labels)), axes.flat):
         for name, keys in groups(found, domain).items():
             share = 100 * np.mean([shares(found.values[key], edges) for key in keys], axis=0) if keys else None

@@ -27,7 +27,7 @@ PAIR_BLOCK = 8192  # pairs whose features are gathered at a time
 CANDIDATES = 10
 FALSE_ACCEPTANCES = 0.01  # of the second threshold
 AT_FAR = f"threshold at FAR {FALSE_ACCEPTANCES}"
-COLUMNS = 4
+PANELS_A_ROW = 4
 TWO_CAMERAS, ONE_CAMERA = "two cameras", "one camera"
 
 
@@ -197,7 +197,7 @@ def save_identity_distances(folder: Path, found: Sequence[PairDistances], metric
 def draw(path: Path, found: Sequence[PairDistances], rows: list[dict], edges: np.ndarray, metric: str) -> None:
     """Draw one panel for each data set: both histograms and both thresholds."""
     use_style()
-    figure, axes = panel_grid(len(found), COLUMNS, 3.4, 2.6)
+    figure, axes = panel_grid(len(found), PANELS_A_ROW, 3.4, 2.6)
     for axis, pairs, row in zip(axes.flat, found, rows):
         draw_panel(axis, pairs, row, edges)
     for axis in axes[:, 0]:

@@ -25,7 +25,8 @@ from fastreid.engine.resumable import ResumableTrainer
 from fastreid.engine.weight_averaging import WeightAveraging, total_iterations
 from fastreid.engine.writers import JSONWriter, LogWriter, TensorBoardWriter, Writer
 from fastreid.evaluation.feature_cache import FeatureCache
-from fastreid.evaluation.reid_evaluation import Results, evaluate
+from fastreid.evaluation.reid_evaluation import evaluate
+from fastreid.evaluation.results import Results
 from fastreid.modeling import build_model
 from fastreid.report.plots import plot_result
 from fastreid.solver import build_lr_scheduler, build_optimizer

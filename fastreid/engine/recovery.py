@@ -10,7 +10,7 @@ from torch import nn
 
 from fastreid.engine.train_loop import NonFiniteLossError, first_non_finite
 from fastreid.engine.trainer_base import HookBase
-from fastreid.evaluation.results import COLUMNS
+from fastreid.evaluation.results import TABLE_METRICS
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class BestResult:
     """
 
     def __init__(self, metric: str):
-        if metric not in COLUMNS:
-            raise UserError(f"TEST.BEST_METRIC must be one of {', '.join(COLUMNS)}; found {metric!r}")
+        if metric not in TABLE_METRICS:
+            raise UserError(f"TEST.BEST_METRIC must be one of {', '.join(TABLE_METRICS)}; found {metric!r}")
         self.metric = metric
         self.value = -math.inf
         self.iteration = -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastreid.data.build import load_test_set
 from fastreid.data.datasets import TestSet
-from fastreid.evaluation.distance import METRICS
+from fastreid.evaluation.distance import DISTANCE_METRICS
 from fastreid.evaluation.open_set import check_open_set, open_split
 from fastreid.evaluation.query_expansion import check_expansion
 from fastreid.evaluation.rank import Labels, check_shapes, find_same_identity, no_match_error
@@ -55,8 +55,8 @@ def require_open_sets(cfg, name: str, test_set: TestSet) -> None:
 def check_test_options(cfg) -> None:
     """Raise UserError for an option of TEST that is out of its range."""
     test = cfg.TEST
-    if test.METRIC not in METRICS:
-        raise UserError(f"TEST.METRIC must be one of {', '.join(METRICS)}; found {test.METRIC!r}")
+    if test.METRIC not in DISTANCE_METRICS:
+        raise UserError(f"TEST.METRIC must be one of {', '.join(DISTANCE_METRICS)}; found {test.METRIC!r}")
     if test.IMS_PER_BATCH < 1:
         raise UserError(f"TEST.IMS_PER_BATCH must be at least 1 image; found {test.IMS_PER_BATCH}")
     rows_per_block(test.BLOCK_SIZE, 1)

@@ -7,14 +7,14 @@ import torch
 
 from fastreid.utils.errors import UserError
 
-METRICS = ("cosine", "euclidean")
+DISTANCE_METRICS = ("cosine", "euclidean")
 # Keeps the norm of an all-zero feature from dividing by zero, and the root of a rounded-off negative square real.
 EPSILON = 1e-12
 
 
 def _check_features(q_feat: torch.Tensor, g_feat: torch.Tensor, metric: str) -> None:
-    if metric not in METRICS:
-        raise UserError(f"Unknown distance metric {metric!r}: expected one of {', '.join(METRICS)}.")
+    if metric not in DISTANCE_METRICS:
+        raise UserError(f"Unknown distance metric {metric!r}: expected one of {', '.join(DISTANCE_METRICS)}.")
     if q_feat.dim() != 2 or g_feat.dim() != 2 or q_feat.shape[1] != g_feat.shape[1]:
         raise UserError(
             "Query and gallery features must be (Q, D) and (G, D) with the same D: "

@@ -20,12 +20,10 @@ from fastreid.evaluation.query_expansion import average_query_expansion
 from fastreid.evaluation.rank import Labels
 from fastreid.evaluation.rerank import re_ranking
 from fastreid.evaluation.result_files import QueryRow
-from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS, FPRS, Counts, Metrics, Results
+from fastreid.evaluation.results import FPRS, Counts, Metrics, Results
 from fastreid.evaluation.streaming import FeatureDistances, MatrixDistances, Retrieval, evaluate_blocks, rows_per_block
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes, process_rank
-
-__all__ = ["ALL_AVERAGE", "COLUMNS", "Results", "evaluate", "evaluate_test_set"]
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from fastreid.utils.files import file_stem, write_json, write_text
 Metrics = dict[str, float]
 
 FPRS = ("0.0001", "0.001", "0.01")
-COLUMNS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", *(f"TPR@FPR={fpr}" for fpr in FPRS))
+TABLE_METRICS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", *(f"TPR@FPR={fpr}" for fpr in FPRS))
 ALL_AVERAGE = "** all_average **"
 
 
@@ -91,8 +91,8 @@ class Results:
 
     def table(self) -> str:
         """Return the published pipe table, in percent."""
-        rows = [[name, *(f"{metrics[column]:.2f}%" for column in COLUMNS)] for name, metrics in self.rows.items()]
-        return tabulate(rows, headers=["Datasets", *COLUMNS], tablefmt="pipe")
+        rows = [[name, *(f"{row[metric]:.2f}%" for metric in TABLE_METRICS)] for name, row in self.rows.items()]
+        return tabulate(rows, headers=["Datasets", *TABLE_METRICS], tablefmt="pipe")
 
     def counted(self) -> str:
         """Return a line on the images of each data set; where its splits differ, from the least to the most."""
@@ -142,7 +142,7 @@ class Results:
             }
         write_json(folder / run_files.RESULTS, found)
         write_text(folder / run_files.RESULTS_TEXT, f"{self.table()}\n\n{self.counted()}{self.open_set_table()}\n")
-        write_workbook(folder / run_files.RESULTS_WORKBOOK, self.rows, self.splits, COLUMNS)
+        write_workbook(folder / run_files.RESULTS_WORKBOOK, self.rows, self.splits, TABLE_METRICS)
         plot_cmc(folder / run_files.CMC_FIGURE, self.curves)
         for name, queries in self.queries.items():
             write_queries(folder / run_files.PER_QUERY / f"{file_stem(name)}.csv", queries)

@@ -15,7 +15,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 from fastreid.config import CfgNode, get_cfg
 from fastreid.config.config import leaves
 from fastreid.evaluation.result_files import fill_sheet
-from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS
+from fastreid.evaluation.results import ALL_AVERAGE, TABLE_METRICS
 from fastreid.report.runs import Run
 from fastreid.utils.files import atomic_path
 
@@ -41,7 +41,7 @@ class Line:
 
 def value_names() -> list[str]:
     """Return the names of a line's values, metric by metric."""
-    return [f"{kind} {metric}" for metric in COLUMNS for kind in ("best", "best at", "last")]
+    return [f"{kind} {metric}" for metric in TABLE_METRICS for kind in ("best", "best at", "last")]
 
 
 def lines(run: Run) -> list[Line]:
@@ -55,7 +55,7 @@ def lines(run: Run) -> list[Line]:
 
 def _values(run: Run, row: str) -> dict[str, float | int | None]:
     values: dict[str, float | int | None] = {}
-    for metric in COLUMNS:
+    for metric in TABLE_METRICS:
         best, iteration = run.best(row, metric) or (None, None)
         last = run.last.get(row, {}).get(metric, math.nan)
         values |= {f"best {metric}": best, f"best at {metric}": iteration}

@@ -25,13 +25,13 @@ from typing import Any
 from fastreid.config import CfgNode, get_cfg
 from fastreid.config.config import leaves, yaml_chain
 from fastreid.engine.defaults import output_folder
-from fastreid.evaluation.results import COLUMNS, FPRS
+from fastreid.evaluation.results import FPRS, TABLE_METRICS
 from fastreid.utils.errors import UserError
 
 KEYS = ("title", "output", "seeds", "options", "groups", "gap", "metrics", "rows")
 ROW_KEYS = ("name", "config", "options", "published")
-METRICS = ("Rank-1", "mAP")
-KNOWN_METRICS = (*COLUMNS, *(f"TAR@FAR={fpr}" for fpr in FPRS))
+DEFAULT_METRICS = ("Rank-1", "mAP")
+KNOWN_METRICS = (*TABLE_METRICS, *(f"TAR@FAR={fpr}" for fpr in FPRS))
 ALL = "all"
 # A run gets these from its place in the table.
 GIVEN = ("SEED", "OUTPUT_DIR")
@@ -118,7 +118,7 @@ def read_experiment(
         check_seeds(tree["seeds"] if seeds is None else list(seeds), str(path) if seeds is None else "--seeds"),
         {name: names_in(sets, f"{path}: group {name}") for name, sets in mapping(tree, "groups", str(path)).items()},
         names_in(tree["gap"], f"{path}: gap") if "gap" in tree else (),
-        names_in(tree.get("metrics", list(METRICS)), f"{path}: metrics"),
+        names_in(tree.get("metrics", list(DEFAULT_METRICS)), f"{path}: metrics"),
         rows,
     )
     check_names(experiment)

@@ -11,7 +11,7 @@ from fastreid.report.gate_history import EDGES, GateHistory
 from fastreid.utils.files import write_csv
 
 MOST_TICKS = 30  # layers beyond which not every one is named beside an axis
-COLUMNS = 6
+PANELS_A_ROW = 6
 GATE = "gate (1: batch, 0: instance normalization)"
 
 
@@ -66,7 +66,7 @@ def name_layers(axis, layers: list[str]) -> None:
 def draw_by_layer(path: Path, history: GateHistory) -> None:
     """Draw a panel for each layer: its histogram over training as a heat map, its average as a line."""
     use_style()
-    figure, axes = panel_grid(len(history.layers), COLUMNS, 2.2, 1.5, sharey=True)
+    figure, axes = panel_grid(len(history.layers), PANELS_A_ROW, 2.2, 1.5, sharey=True)
     edges = iteration_edges(history.iterations)
     for layer, axis in zip(range(len(history.layers)), axes.flat):
         image = draw_shares(axis, edges, EDGES, history.shares[:, layer].T)

@@ -13,7 +13,7 @@ from fastreid.report.html import attributes, element, swatch, text
 from fastreid.report.queries import QueryCard, QuerySet, RunLists, Thumbnails
 
 # Images in a row of a list, where the window is wide enough.
-COLUMNS = 10
+IMAGES_A_ROW = 10
 HEAT = "Below each image: where the model looks. Bright is where its last feature map is strong, each image by itself."
 Heat = dict[str, np.ndarray]  # maps by the image's path
 
@@ -87,7 +87,7 @@ def _list(run: int, query: RankedQuery, name: str, heat: Heat, thumbnails: Thumb
     data = {"class": "list", "data-run": run, "data-first": first, "data-ap": f"{query.ap or 0:.6f}"}
     return (
         f'<section {attributes(data)}><h4>{swatch(run)} <span class="run-name">{text(name)}</span> '
-        f'<span>{measures}</span></h4><ol style="--columns: {COLUMNS}">{items}</ol></section>'
+        f'<span>{measures}</span></h4><ol style="--columns: {IMAGES_A_ROW}">{items}</ol></section>'
     )
 
 

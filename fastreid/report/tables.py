@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastreid.config import CfgNode
-from fastreid.evaluation.results import ALL_AVERAGE, COLUMNS
+from fastreid.evaluation.results import ALL_AVERAGE, TABLE_METRICS
 from fastreid.report.comparison import ALL_SETS, config_differences, show
 from fastreid.report.html import element, swatch, table, text
 from fastreid.report.runs import Run
@@ -20,7 +20,7 @@ def results_section(runs: Sequence[Run]) -> str:
         return '<p class="note">No run was evaluated.</p>'
     names = [*dict.fromkeys(name for run in evaluated.values() for name in run.data_sets), ALL_SETS]
     groups = [_result_rows(name, evaluated, grouped=len(runs) > 1) for name in names]
-    header = [f'<th scope="col">{text(name)}</th>' for name in ("Data set", *COLUMNS)]
+    header = [f'<th scope="col">{text(name)}</th>' for name in ("Data set", *TABLE_METRICS)]
     note = "Last evaluation of each run: mean ± standard deviation over the splits."
     if len(evaluated) > 1:
         note += " The best run of each data set is bold."
@@ -30,15 +30,15 @@ def results_section(runs: Sequence[Run]) -> str:
 def _result_rows(name: str, runs: Mapping[int, Run], grouped: bool) -> str:
     row = ALL_AVERAGE if name == ALL_SETS else f"{name}_average"
     found = {number: run.last[row] for number, run in runs.items() if row in run.last}
-    best = {metric: _best(metrics.get(metric, math.nan) for metrics in found.values()) for metric in COLUMNS}
+    best = {metric: _best(metrics.get(metric, math.nan) for metrics in found.values()) for metric in TABLE_METRICS}
     lines = []
     for number, metrics in found.items():
         spread = runs[number].last.get(f"{name}_std", {})
         spread = spread if any(spread.values()) else {}  # of a single split it is 0
-        cells = "".join(_cell(metrics.get(m, math.nan), spread.get(m), best[m]) for m in COLUMNS)
+        cells = "".join(_cell(metrics.get(m, math.nan), spread.get(m), best[m]) for m in TABLE_METRICS)
         label = f"{swatch(number)} {text(runs[number].name)}" if grouped else text(name)
         lines.append(f'<tr data-run="{number}"><th scope="row">{label}</th>{cells}</tr>')
-    title = f'<tr><th scope="rowgroup" colspan="{len(COLUMNS) + 1}">{text(name)}</th></tr>' if grouped else ""
+    title = f'<tr><th scope="rowgroup" colspan="{len(TABLE_METRICS) + 1}">{text(name)}</th></tr>' if grouped else ""
     return element("tbody", {"class": "group" if grouped else None, "data-set": name}, title + "".join(lines))
 
 

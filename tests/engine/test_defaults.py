@@ -10,7 +10,7 @@ import yaml
 from fastreid.config import get_cfg
 from fastreid.data.build import TrainLoaders
 from fastreid.engine import defaults
-from fastreid.evaluation.reid_evaluation import COLUMNS, Results
+from fastreid.evaluation.results import TABLE_METRICS, Results
 from fastreid.modeling import build_model
 from fastreid.utils.errors import UserError
 
@@ -219,7 +219,7 @@ class TestTestOnly:
 
         def evaluate(cfg, model, cache):
             self.models.append(model)
-            return Results({"a": {"0": {column: 50.0 for column in COLUMNS}}})
+            return Results({"a": {"0": {column: 50.0 for column in TABLE_METRICS}}})
 
         monkeypatch.setattr(defaults, "evaluate", evaluate)
 

@@ -5,13 +5,11 @@ import pytest
 import torch
 
 from fastreid.evaluation import compute_distance, distance_blocks
-from fastreid.evaluation.distance import nearest, pair_distance
+from fastreid.evaluation.distance import DISTANCE_METRICS, nearest, pair_distance
 from fastreid.utils.errors import UserError
 
-METRICS = ["cosine", "euclidean"]
 
-
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DISTANCE_METRICS)
 def test_reference_vectors(golden, metric):
     q_feat, g_feat = (torch.from_numpy(golden.values[name]) for name in ("q_feat", "g_feat"))
     distmat = compute_distance(q_feat, g_feat, metric)
@@ -21,7 +19,7 @@ def test_reference_vectors(golden, metric):
     np.testing.assert_allclose(distmat.numpy(), expected, atol=1e-6, rtol=1e-6 if metric == "euclidean" else 0)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DISTANCE_METRICS)
 def test_blocks_cover_the_queries_in_order(metric):
     q_feat, g_feat = torch.randn(11, 6), torch.randn(9, 6)
     blocks = list(distance_blocks(q_feat, g_feat, metric, block_size=4))
@@ -30,7 +28,7 @@ def test_blocks_cover_the_queries_in_order(metric):
     torch.testing.assert_close(joined, compute_distance(q_feat, g_feat, metric))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DISTANCE_METRICS)
 def test_pairs_have_the_distances_of_the_matrix(metric):
     features = torch.randn(8, 6)
     rows, columns = torch.tensor([0, 3, 7]), torch.tensor([5, 1, 2])
@@ -38,7 +36,7 @@ def test_pairs_have_the_distances_of_the_matrix(metric):
     torch.testing.assert_close(pair_distance(features[rows], features[columns], metric), expected)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", DISTANCE_METRICS)
 def test_features_are_neither_changed_nor_made_nan_by_zeros(metric):
     features = torch.randn(5, 4)
     features[2] = 0

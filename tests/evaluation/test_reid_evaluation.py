@@ -15,7 +15,7 @@ from fastreid.data.build import load_test_set
 from fastreid.data.datasets import Items, Split, TestSet
 from fastreid.evaluation import average_query_expansion, compute_distance, evaluate_rank, re_ranking, reid_evaluation
 from fastreid.evaluation.reid_evaluation import evaluate, evaluate_test_set, select_rows
-from fastreid.evaluation.results import COLUMNS, Results
+from fastreid.evaluation.results import TABLE_METRICS, Results
 from fastreid.report.figures import PALETTE
 from fastreid.utils.errors import UserError
 
@@ -44,12 +44,12 @@ def test_the_table_has_the_published_form(small_cfg):
     splits = results.splits["people"]
     assert results.rows["people_average"]["mAP"] == pytest.approx(np.mean([row["mAP"] for row in splits.values()]))
     cells = [cell.strip() for cell in lines[2].split("|")[2:-1]]
-    assert cells == [f"{results.rows['people_average'][column]:.2f}%" for column in COLUMNS]
+    assert cells == [f"{results.rows['people_average'][column]:.2f}%" for column in TABLE_METRICS]
 
 
 def test_a_data_set_of_one_split_has_one_row_and_no_part_in_an_average(small_cfg):
     results = evaluated(small_cfg, *problem())
-    results.splits |= {"single": {"all": dict.fromkeys(COLUMNS, 12.3456)}, "twice": dict(results.splits["people"])}
+    results.splits |= {"single": {"all": dict.fromkeys(TABLE_METRICS, 12.3456)}, "twice": dict(results.splits["people"])}
     assert list(results.rows) == [
         "people_average",
         "people_std",
@@ -63,8 +63,8 @@ def test_a_data_set_of_one_split_has_one_row_and_no_part_in_an_average(small_cfg
 
 
 def test_data_sets_of_one_split_have_no_average_in_the_table_but_one_by_which_the_best_model_is_chosen():
-    results = Results({name: {"all": dict.fromkeys(COLUMNS, value)} for name, value in (("a", 20.0), ("b", 40.0))})
-    assert list(results.rows) == ["a", "b"] and results.overall == dict.fromkeys(COLUMNS, 30.0)
+    results = Results({name: {"all": dict.fromkeys(TABLE_METRICS, value)} for name, value in (("a", 20.0), ("b", 40.0))})
+    assert list(results.rows) == ["a", "b"] and results.overall == dict.fromkeys(TABLE_METRICS, 30.0)
 
 
 def test_the_whole_run_finds_people_by_their_look(small_cfg, tiny_model):

@@ -10,7 +10,7 @@ from fastreid.config import get_cfg
 from fastreid.modeling import build_model
 from fastreid.utils.checkpoint import Checkpointer
 
-COLUMNS = "Rank-1 Rank-5 Rank-10 mAP mINP TPR@FPR=0.0001 TPR@FPR=0.001 TPR@FPR=0.01".split()
+TABLE_METRICS = "Rank-1 Rank-5 Rank-10 mAP mINP TPR@FPR=0.0001 TPR@FPR=0.001 TPR@FPR=0.01".split()
 SETS = ("folder:here", "folder:there")
 OPTIONS = {
     "MODEL.DEVICE": "cpu",
@@ -28,19 +28,19 @@ OPTIONS = {
 
 def metrics_of(rank1: float) -> dict[str, float]:
     """Return a row of results whose values tell from which Rank-1 they were made."""
-    return {name: round(rank1 + 5 * position, 2) for position, name in enumerate(COLUMNS)}
+    return {name: round(rank1 + 5 * position, 2) for position, name in enumerate(TABLE_METRICS)}
 
 
 def rows_of(rank1: float, sets=SETS) -> dict[str, dict[str, float]]:
     rows = {}
     for name in sets:
-        rows |= {f"{name}_average": metrics_of(rank1), f"{name}_std": dict.fromkeys(COLUMNS, 1.5)}
+        rows |= {f"{name}_average": metrics_of(rank1), f"{name}_std": dict.fromkeys(TABLE_METRICS, 1.5)}
     return {**rows, "** all_average **": metrics_of(rank1)}
 
 
 def table_of(rank1: float, sets=SETS) -> str:
     """Return the pipe table of a log."""
-    lines = ["| Datasets | " + " | ".join(COLUMNS) + " |", "|:---" * (len(COLUMNS) + 1) + "|"]
+    lines = ["| Datasets | " + " | ".join(TABLE_METRICS) + " |", "|:---" * (len(TABLE_METRICS) + 1) + "|"]
     for name, row in rows_of(rank1, sets).items():
         lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in row.values()) + " |")
     return "\n".join(lines)

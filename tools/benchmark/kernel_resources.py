@@ -41,7 +41,7 @@ TYPES = {
     torch.int64: "i64",
 }
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-COLUMNS = ("kernel", "maps", "sm", "registers", "spilled bytes", "shared bytes")
+HEADER = ("kernel", "maps", "sm", "registers", "spilled bytes", "shared bytes")
 
 
 def launches(dtype: torch.dtype, layout: torch.memory_format) -> list[tuple[JITFunction, dict[str, object]]]:
@@ -105,9 +105,9 @@ def main() -> None:
                     name = kernel.fn.__name__.removesuffix("_kernel")
                     rows.append([name, f"{dtype} {layout}", capability, *resources(kernel, values, capability)])
     if args.json:
-        print(json.dumps([dict(zip(COLUMNS, row)) for row in rows]))
+        print(json.dumps([dict(zip(HEADER, row)) for row in rows]))
     else:
-        print(tabulate(rows, COLUMNS, tablefmt="github"))
+        print(tabulate(rows, HEADER, tablefmt="github"))
 
 
 if __name__ == "__main__":
