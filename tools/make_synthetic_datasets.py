@@ -27,7 +27,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from fastreid.data.datasets import datasets_root
-from fastreid.data.synthetic.layouts import (
+from tools.synthetic.layouts import (
     MIN_IDS,
     MIN_IMAGES,
     NOBODY,
@@ -38,8 +38,8 @@ from fastreid.data.synthetic.layouts import (
     counts_for,
     plan_folder,
 )
-from fastreid.data.synthetic.raw import NUM_VIEWS, RAW_FILES, pack
-from fastreid.data.synthetic.scenes import GAP, WIDE, WIDEST, Gap, Shot, save_shot
+from tools.synthetic.raw import NUM_VIEWS, RAW_FILES, pack
+from tools.synthetic.scenes import GAP, WIDE, WIDEST, Gap, Shot, save_shot
 from fastreid.utils.errors import UserError, run_command, shield_pool_worker
 from fastreid.utils.files import home_path
 from fastreid.utils.machine import num_cores

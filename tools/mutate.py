@@ -113,7 +113,7 @@ def replacements(node: object, options: set[str]) -> Iterator[ast.AST]:
 def mirror_tests(file: Path) -> list[str]:
     """Return the test files of a file, by name: fastreid/engine/a.py -> tests/engine/test_a*.py."""
     folders = file.parts[1:-1] if file.parts[0] == "fastreid" else file.parts[:-1]
-    pattern = str(Path("tests", *folders[:1], f"test_{file.stem}*.py"))
+    pattern = str(Path("tests", *folders[:1], "**", f"test_{file.stem}*.py"))
     found = sorted(str(path.relative_to(PROJECT)) for path in PROJECT.glob(pattern))
     if not found:
         raise UserError(f"no tests {pattern}: name those of {file} with --tests")

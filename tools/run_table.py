@@ -16,11 +16,11 @@ sys.path.insert(0, str(PROJECT))
 
 from tabulate import tabulate  # noqa: E402
 
-from fastreid.report.experiment import Experiment, read_experiment  # noqa: E402
-from fastreid.report.experiment_figure import plot_table  # noqa: E402
-from fastreid.report.experiment_places import places_for  # noqa: E402
-from fastreid.report.experiment_runs import TableRun, TableRunner, plan_runs  # noqa: E402
-from fastreid.report.experiment_table import write_tables  # noqa: E402
+from tools.table.experiment import Experiment, read_experiment  # noqa: E402
+from tools.table.figure import plot_table  # noqa: E402
+from tools.table.places import places_for  # noqa: E402
+from tools.table.runs import TableRun, TableRunner, plan_runs  # noqa: E402
+from tools.table.numbers import write_tables  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.locks import lock_file  # noqa: E402

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from fastreid.utils.launches import LaunchCounter
+from tools.benchmark.launches import LaunchCounter
 
 COMPILE = ("off", "auto", "norm", "model")
 

@@ -204,23 +204,6 @@ def made():
 
 
 @pytest.fixture(scope="session")
-def tables():
-    """The functions of made_tables.py, which make tables and their runs."""
-    return load_module(HERE / "made_tables.py")
-
-
-@pytest.fixture
-def project(tables, tmp_path, monkeypatch):
-    """A project whose training command trains nothing; outputs are below it, too."""
-    # The processes of runs import the package from here, and the project has none.
-    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1]))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    folder = tables.write_project(tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def data_root(made, tmp_path_factory):
     """A data root with the two test sets of `made_runs`; the second has a name that must be escaped in a page."""
     root = tmp_path_factory.mktemp("data")

@@ -16,9 +16,9 @@ from fastreid.analysis.samples import SOURCE, TARGET, Sample
 from fastreid.analysis.tsne import save_tsne
 from fastreid.data.datasets import Items
 from fastreid.evaluation.result_files import plot_cmc
-from fastreid.report.experiment import Experiment, Row
-from fastreid.report.experiment_figure import plot_table
-from fastreid.report.experiment_table import GROUP, Measured
+from tools.table.experiment import Experiment, Row
+from tools.table.figure import plot_table
+from tools.table.numbers import GROUP, Measured
 from fastreid.report.figures import LONGEST, short
 from fastreid.report.gate_history import BINS, GateHistory
 from fastreid.report.gate_plots import save_gates

@@ -18,9 +18,9 @@ tool = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = tool
 spec.loader.exec_module(tool)
 
-from fastreid.data.synthetic.layouts import PLANS, PUBLISHED, plan_prid, proportional, spread  # noqa: E402
-from fastreid.data.synthetic.people import stream  # noqa: E402
-from fastreid.data.synthetic.scenes import (  # noqa: E402
+from tools.synthetic.layouts import PLANS, PUBLISHED, plan_prid, proportional, spread  # noqa: E402
+from tools.synthetic.people import stream  # noqa: E402
+from tools.synthetic.scenes import (  # noqa: E402
     GAP,
     WIDE,
     WIDEST,

@@ -81,7 +81,7 @@ def test_tests_that_never_end_are_ended(project):
     [
         ("def test_a():\n    assert False\n", "do not pass as small/pair.py is, see above .exit status 1."),
         ("def test_a():\n    pass\n", "tests/small/test_pair.py pass without small/pair.py: name other tests"),
-        (None, r"no tests tests/small/test_pair\*.py: name those of small/pair.py with --tests"),
+        (None, r"no tests tests/small/\*\*/test_pair\*.py: name those of small/pair.py with --tests"),
     ],
 )
 def test_tests_that_can_tell_nothing_are_refused(project, tests, message):

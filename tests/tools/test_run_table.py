@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastreid.report import experiment_runs
+from tools.table import runs as table_runs
 from fastreid.utils.errors import UserError, run_command
 from tests.command_server import client, serving
 
@@ -83,7 +83,7 @@ def draw(folder, parts):
 def project(work, monkeypatch):
     monkeypatch.chdir(work)
     monkeypatch.setattr(tool, "PROJECT", work)
-    monkeypatch.setattr(experiment_runs, "POLL", 0.02)
+    monkeypatch.setattr(table_runs, "POLL", 0.02)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("FASTREID_DATASETS", str(work / "datasets"))

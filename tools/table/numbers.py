@@ -11,8 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from fastreid.report.experiment import ALL, Experiment, Row
-from fastreid.report.experiment_runs import TableRun, training_seconds
+from tools.table.experiment import ALL, Experiment, Row
+from tools.table.runs import TableRun, training_seconds
 from fastreid.utils.files import write_csv, write_text
 
 GROUP, TEST_SET, GAP = "group", "test set", "gap"

@@ -6,10 +6,10 @@ import statistics
 import pytest
 from matplotlib.figure import Figure
 
-from fastreid.report.experiment import read_experiment
-from fastreid.report.experiment_figure import plot_table
-from fastreid.report.experiment_runs import plan_runs, training_seconds
-from fastreid.report.experiment_table import measure, pipe_table, write_tables
+from tools.table.experiment import read_experiment
+from tools.table.figure import plot_table
+from tools.table.runs import plan_runs, training_seconds
+from tools.table.numbers import measure, pipe_table, write_tables
 
 GROUPS = {"seen": ["folder:a"], "unseen": ["folder:b", "folder:c"]}
 # Rank-1 by row, seed and test set.

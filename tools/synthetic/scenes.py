@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from fastreid.data.synthetic.people import Look, Pose, draw_person, make_look, stream, wardrobe_of
+from tools.synthetic.people import Look, Pose, draw_person, make_look, stream, wardrobe_of
 from fastreid.utils.files import atomic_path
 
 OVERSAMPLING = 2  # people and places are drawn this many times larger than the image

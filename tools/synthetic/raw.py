@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from fastreid.data.synthetic.layouts import mat_bytes
-from fastreid.data.synthetic.people import stream
-from fastreid.data.synthetic.scenes import draw_place
+from tools.synthetic.layouts import mat_bytes
+from tools.synthetic.people import stream
+from tools.synthetic.scenes import draw_place
 from fastreid.utils.files import atomic_path
 
 USER_BLOCK = 512  # bytes before the HDF5 part, of which MATLAB's header takes 128

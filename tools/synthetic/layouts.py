@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastreid.data.synthetic.people import stream
-from fastreid.data.synthetic.scenes import WIDE, Shot
+from tools.synthetic.people import stream
+from tools.synthetic.scenes import WIDE, Shot
 
 NOBODY = 100_000  # identity numbers from here on are distractors and junk, not people of the set
 MIN_IDS, MIN_IMAGES = 5, 4  # CUHK02 has five groups of people; an identity needs a query and a match in two cameras

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from fastreid.report import experiment_runs
-from fastreid.report.experiment import read_experiment
-from fastreid.report.experiment_places import places_for
-from fastreid.report.experiment_runs import Child, TableRunner, plan_runs
-from fastreid.report.experiment_table import measure
+from tools.table import runs as table_runs
+from tools.table.experiment import read_experiment
+from tools.table.places import places_for
+from tools.table.runs import Child, TableRunner, plan_runs
+from tools.table.numbers import measure
 from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.locks import lock_file
 
@@ -24,7 +24,7 @@ TIMEOUT = 60  # seconds
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch):
-    monkeypatch.setattr(experiment_runs, "POLL", 0.02)
+    monkeypatch.setattr(table_runs, "POLL", 0.02)
 
 
 def plan(tables, project, words=(), **changes):
@@ -84,7 +84,7 @@ def test_runs_go_seed_by_seed_and_the_table_is_written_after_each(tables, projec
 
 
 def test_several_at_a_time_share_the_cores(tables, project, monkeypatch):
-    monkeypatch.setattr("fastreid.report.experiment_places.num_cores", lambda: 6)
+    monkeypatch.setattr("tools.table.places.num_cores", lambda: 6)
     runs, failed = run_table(tables, project, places=places_for(2, None))
     assert not failed
     assert {(run.folder / "starts.txt").read_text().split()[1] for run in runs} == {"3"}
@@ -235,7 +235,7 @@ def test_runs_of_a_tool_that_was_killed_stop_and_are_not_started_twice(tables, p
 
 
 def test_what_runs_is_told_now_and_then(tables, project, monkeypatch, caplog):
-    monkeypatch.setattr(experiment_runs, "REPORT_PERIOD", 0.0)
+    monkeypatch.setattr(table_runs, "REPORT_PERIOD", 0.0)
     monkeypatch.setattr(logging.getLogger("fastreid"), "propagate", True)
     with caplog.at_level(logging.INFO):
         run_table(tables, project, ["SOLVER.MAX_ITER", "30"], seeds=[1])

@@ -20,14 +20,14 @@ from fastreid.config import CfgNode
 from fastreid.engine.stopping import StopSignals
 from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.comparison import config_differences, show
-from fastreid.report.experiment import Experiment, Row
+from tools.table.experiment import Experiment, Row
 from fastreid.report.plots import Records
 from fastreid.report.runs import Run, read_run
 from fastreid.utils import run_files
 from fastreid.utils.checkpoint import last_checkpoint
 from fastreid.utils.errors import Stopped, UserError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("fastreid.run_table")
 
 POLL = 0.2  # seconds between two looks at the processes
 REPORT_PERIOD = 180.0  # seconds between two lines on what is running

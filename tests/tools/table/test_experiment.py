@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from fastreid.report.comparison import config_differences
-from fastreid.report.experiment import folder_name, read_experiment
+from tools.table.experiment import folder_name, read_experiment
 from fastreid.utils.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_rows_are_configs_with_the_table_s_their_own_and_the_command_s_options(tables, project):
