@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 from fastreid.analysis.model_figures import images_asked_for
 from fastreid.data.datasets import Items, build_dataset, datasets_root
-from fastreid.engine.defaults import default_setup, load_model
+from fastreid.engine.defaults import add_checkpoint_arguments, default_setup, load_model
 from fastreid.evaluation.calibration import (
     CONFIDENCE,
     MEASURED,
@@ -45,12 +45,7 @@ from fastreid.utils.files import home_path, write_json
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Find the distance up to which two images count as one person.")
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="as of tools/train_net.py --eval-only")
-    last = "take the last checkpoint of the output folder, whatever MODEL.WEIGHTS is"
-    parser.add_argument("--resume", action="store_true", help=last)
-    parser.add_argument("--num-pth", type=int, metavar="K", help="take model_<K>.pth of the output folder")
-    trust = "read checkpoints that could run any code while they are read"
-    parser.add_argument("--trust-checkpoint", action="store_true", help=trust)
+    add_checkpoint_arguments(parser)
     labelled = "labelled images: folder:<name>, or a test data set"
     parser.add_argument("--dataset", required=True, metavar="NAME", help=labelled)
     parser.add_argument("--train", action="store_true", help="take its training images, not query and gallery")

@@ -137,7 +137,7 @@ def teaches(name: str, loss: Loss, pids: Tensor, domains: Tensor) -> bool:
     # Not far from each other, so that every pair is within the margins.
     noise = torch.randn(len(pids), FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     features = (1 + 0.01 * noise).requires_grad_()
-    value = loss.function(features, pids, domains)
+    value = loss(features, pids, domains)
     (gradient,) = torch.autograd.grad(value, features, allow_unused=True) if value.requires_grad else (None,)
     return gradient is not None and bool(gradient.abs().max() > NO_GRADIENT)
 

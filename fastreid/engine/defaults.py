@@ -54,13 +54,21 @@ logger = logging.getLogger(__name__)
 EPOCH_OPTIONS = ("MAX_ITER", "WARMUP_ITERS", "DELAY_ITERS", "CHECKPOINT_PERIOD", "FREEZE_ITERS")
 
 
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a config, and which of its checkpoints is meant where there are several."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a file in configs/")
+    last = "go on from, or test, the last checkpoint of the output folder, whatever MODEL.WEIGHTS is"
+    parser.add_argument("--resume", action="store_true", help=last)
+    numbered = "--resume from model_<K>.pth instead of the last checkpoint"
+    parser.add_argument("--num-pth", type=int, metavar="K", help=numbered)
+    trust = "read checkpoints that could run any code while they are read"
+    parser.add_argument("--trust-checkpoint", action="store_true", help=trust)
+
+
 def default_argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line that FastReID users know."""
     parser = argparse.ArgumentParser(description="Train or test a re-identification model.")
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a file in configs/")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from, or test, the last checkpoint of the output folder"
-    )
+    add_checkpoint_arguments(parser)
     parser.add_argument("--eval-only", action="store_true", help="test only")
     parser.add_argument(
         "--tsne-only", action="store_true", help="draw t-SNE of the features, by domain and by identity"
@@ -74,12 +82,6 @@ def default_argument_parser() -> argparse.ArgumentParser:
         help="with --eval-only, keep the features in features/ of the output folder",
     )
     features.add_argument("--features", action="store_true", help="with --eval-only, take the features that were kept")
-    parser.add_argument(
-        "--num-pth", type=int, metavar="K", help="--resume from model_<K>.pth instead of the last checkpoint"
-    )
-    parser.add_argument(
-        "--trust-checkpoint", action="store_true", help="read checkpoints that could run any code while they are read"
-    )
     add_launch_arguments(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that override the config file")
     return parser

@@ -19,12 +19,21 @@ LOGITS, FEATURES, RESTITUTED = "logits", ("before", "after"), "restituted"  # wh
 
 
 class Loss(NamedTuple):
-    """A loss: its name in logs, its scale, what it sees of a `HeadOutput`, and (seen, targets, domains) -> scalar."""
+    """A loss: its name in logs, its scale, what it sees of a `HeadOutput`, and (seen, *labels) -> scalar.
+
+    labels: which labels of the images it takes besides, (N,) each: "targets", their identities, and "domains".
+    """
 
     key: str
     scale: float
     sees: str
-    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    function: Callable[..., Tensor]
+    labels: tuple[str, ...] = ("targets", "domains")
+
+    def __call__(self, seen: Tensor | tuple, targets: Tensor, domains: Tensor) -> Tensor:
+        """Return the loss, without its scale, of what it sees and of the labels that it takes."""
+        given = {"targets": targets, "domains": domains}
+        return self.function(seen, *(given[name] for name in self.labels))
 
 
 def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses]:
@@ -39,8 +48,7 @@ def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses
 
     Raises:
         UserError: no loss has such a name, or none is named, or a FEAT_ORDER is neither before nor after, or what a
-            loss
-            raises at its options.
+            loss raises at its options.
     """
     unknown = [name for name in names if name not in LOSS_REGISTRY]
     if unknown or not names:
@@ -58,7 +66,7 @@ def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses
             counts = all_counts(len(targets))
             labels = [gather_rows(values, counts) for values in (targets, domains)]
             seen |= {order: (gather_features(getattr(outputs, order), counts), *labels) for order in compared}
-        return {loss.key: loss.scale * loss.function(*seen[loss.sees]) for loss in chosen}
+        return {loss.key: loss.scale * loss(*seen[loss.sees]) for loss in chosen}
 
     return losses
 

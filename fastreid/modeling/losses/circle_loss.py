@@ -1,5 +1,7 @@
 """Circle loss over the pairs of a batch."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,11 +14,8 @@ from .pairwise import full_precision, same_value
 def build_circle_loss(cfg) -> Loss:
     """Return `circle_loss` with the options MODEL.LOSSES.CIRCLE."""
     options = cfg.MODEL.LOSSES.CIRCLE
-
-    def circle(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
-        return circle_loss(features, targets, margin=options.MARGIN, gamma=options.ALPHA)
-
-    return Loss("loss_circle", options.SCALE, options.FEAT_ORDER, circle)
+    function = partial(circle_loss, margin=options.MARGIN, gamma=options.ALPHA)
+    return Loss("loss_circle", options.SCALE, options.FEAT_ORDER, function, ("targets",))
 
 
 @full_precision

@@ -1,5 +1,7 @@
 """Cross entropy with fixed or adaptive label smoothing."""
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,11 +15,8 @@ from .pairwise import full_precision
 def build_cross_entropy_loss(cfg) -> Loss:
     """Return `cross_entropy_loss` with the options MODEL.LOSSES.CE."""
     options = cfg.MODEL.LOSSES.CE
-
-    def cross_entropy(logits: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
-        return cross_entropy_loss(logits, targets, options.EPSILON, options.ALPHA)
-
-    return Loss("loss_cls", options.SCALE, LOGITS, cross_entropy)
+    function = partial(cross_entropy_loss, eps=options.EPSILON, alpha=options.ALPHA)
+    return Loss("loss_cls", options.SCALE, LOGITS, function, ("targets",))
 
 
 @full_precision

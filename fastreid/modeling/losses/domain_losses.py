@@ -1,5 +1,7 @@
 """Losses on how the features spread within domains and differ between them: scatter, STD and MMD."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,41 +19,31 @@ _MIN_BANDWIDTH = 1e-12
 def build_scatter_loss(cfg) -> Loss:
     """Return `scatter_loss` with the options MODEL.LOSSES.SCT."""
     options = cfg.MODEL.LOSSES.SCT
-
-    def scatter(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
-        return scatter_loss(features, domains, norm_feat=options.NORM, dist_type=options.TYPE)
-
-    return Loss("loss_stc", options.SCALE, options.FEAT_ORDER, scatter)
+    function = partial(scatter_loss, norm_feat=options.NORM, dist_type=options.TYPE)
+    return Loss("loss_stc", options.SCALE, options.FEAT_ORDER, function, ("domains",))
 
 
 @LOSS_REGISTRY.register("STD")
 def build_std_loss(cfg) -> Loss:
     """Return `std_loss` with the options MODEL.LOSSES.STD."""
     options = cfg.MODEL.LOSSES.STD
-
-    def std(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
-        return std_loss(features, domains, norm_feat=options.NORM, std_type=options.TYPE, log_scale=options.LOG_SCALE)
-
-    return Loss("loss_std", options.SCALE, options.FEAT_ORDER, std)
+    function = partial(std_loss, norm_feat=options.NORM, std_type=options.TYPE, log_scale=options.LOG_SCALE)
+    return Loss("loss_std", options.SCALE, options.FEAT_ORDER, function, ("domains",))
 
 
 @LOSS_REGISTRY.register("MMD")
 def build_mmd_loss(cfg) -> Loss:
     """Return `mmd_loss` with the options MODEL.LOSSES.MMD."""
     options = cfg.MODEL.LOSSES.MMD
-
-    def mmd(features: Tensor, targets: Tensor, domains: Tensor) -> Tensor:
-        return mmd_loss(
-            features,
-            domains,
-            norm_feat=options.NORM,
-            norm_flag=options.NORM_FLAG,
-            kernel_mul=options.KERNEL_MUL,
-            kernel_num=options.KERNEL_NUM,
-            fix_sigma=options.FIX_SIGMA,
-        )
-
-    return Loss("loss_mmd", options.SCALE, options.FEAT_ORDER, mmd)
+    function = partial(
+        mmd_loss,
+        norm_feat=options.NORM,
+        norm_flag=options.NORM_FLAG,
+        kernel_mul=options.KERNEL_MUL,
+        kernel_num=options.KERNEL_NUM,
+        fix_sigma=options.FIX_SIGMA,
+    )
+    return Loss("loss_mmd", options.SCALE, options.FEAT_ORDER, function, ("domains",))
 
 
 @full_precision

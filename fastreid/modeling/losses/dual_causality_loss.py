@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +33,8 @@ def build_dual_causality_loss(cfg) -> Loss:
         raise UserError(
             f"MODEL.LOSSES.SNR.WEIGHTS must be {stages} numbers, one for each SNR layer; found {len(options.WEIGHTS)}"
         )
-
-    def dual_causality(restituted: Sequence[Restituted], targets: Tensor, domains: Tensor) -> Tensor:
-        return dual_causality_loss(restituted, targets, options.WEIGHTS)
-
-    return Loss("loss_snr", options.SCALE, RESTITUTED, dual_causality)
+    function = partial(dual_causality_loss, weights=options.WEIGHTS)
+    return Loss("loss_snr", options.SCALE, RESTITUTED, function, ("targets",))
 
 
 def dual_causality_loss(restituted: Sequence[Restituted], targets: Tensor, weights: Iterable[float]) -> Tensor:
