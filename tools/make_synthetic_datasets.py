@@ -191,9 +191,9 @@ def must_be_replaced(folder: Path, options: dict, overwrite: bool) -> bool:
         if not overwrite:
             # The demo's data look like any others: whoever wants to replace a set must know what it is.
             raise UserError(
-                f"{folder} was drawn with other options ({changed_options(marker, options)}), and is left as "
+                f"{folder} was made with other options ({changed_options(marker, options)}), and is left as "
                 f"it is, as it may be another run's, such as that of make demo: use another --root. Only "
-                f"--overwrite deletes the set and draws it anew"
+                f"--overwrite deletes the set and makes it again"
             )
         return True
     if folder.is_dir() and any(folder.iterdir()):
@@ -205,7 +205,7 @@ def must_be_replaced(folder: Path, options: dict, overwrite: bool) -> bool:
 
 
 def changed_options(marker: Path, options: dict) -> str:
-    """What a set was drawn with and what is asked for now, where they differ."""
+    """What a set was made with and what is asked for now, where they differ."""
     try:
         drawn = json.loads(marker.read_text(encoding="utf-8"))
         keys = [key for key in drawn | options if drawn.get(key) != options.get(key)]
@@ -215,13 +215,13 @@ def changed_options(marker: Path, options: dict) -> str:
 
 
 def staged(plan: Plan) -> Plan:
-    """The same images in a folder of their own, to be packed when all are drawn."""
+    """The same images in a folder of their own, to be packed when all are made."""
     shots = [replace(shot, path=shot.path.replace(plan.folder, f"{plan.folder}/{STAGING}", 1)) for shot in plan.shots]
     return replace(plan, shots=shots)
 
 
 def pack_staged(plan: Plan, folder: Path, seed: int) -> None:
-    """Turn the drawn images of a set into the publishers' files."""
+    """Turn the synthetic images of a set into the publishers' files."""
     drawn = folder / STAGING
     if drawn.is_dir():
         pack(plan.domain, drawn, folder, seed)
@@ -246,7 +246,7 @@ def draw(root: Path, shots: list[Shot], seed: int, size: tuple[int, int], worker
 
 def summary(rows: list[tuple]) -> str:
     """Text table of what there is now."""
-    table = [("set", "folder", "images", "people", "cameras", "drawn now"), *rows]
+    table = [("set", "folder", "images", "people", "cameras", "made now"), *rows]
     widths = [max(len(str(row[k])) for row in table) for k in range(len(table[0]))]
     return "\n".join(
         "  ".join(

@@ -281,7 +281,7 @@ _C.TEST.OPEN_SET.ENABLED = False
 _C.TEST.OPEN_SET.UNKNOWN = 0.3
 _C.TEST.OPEN_SET.FALSE_ALARM_RATES = [0.01, 0.1]  # shares of the queries without a match that get an answer
 
-# Before each test, running statistics are computed anew, as mean and variance of many batches
+# Before each test, running statistics are computed again, as mean and variance of many batches
 _C.TEST.PRECISE_BN = CN()
 _C.TEST.PRECISE_BN.ENABLED = False  # (after SOLVER.SWA they always are, of NUM_ITER batches)
 _C.TEST.PRECISE_BN.DATASET = "Market1501"  # whose training images; '', and with SOLVER.SWA alone: of all DATASETS.NAMES
@@ -314,7 +314,7 @@ _C.ANALYSIS.TSNE.IDENTITIES = 8  # that get a colour of their own
 
 # ------------------------------------------------------------------------------------------------------- other
 _C.OUTPUT_DIR = ""  # '': the config's path with configs -> logs
-_C.SEED = 2020  # below 0: drawn anew for each run, and written to its config.yaml
+_C.SEED = 2020  # below 0: another one for each run, written to its config.yaml
 _C.CUDNN_BENCHMARK = True  # let cuDNN try its algorithms first, on a GPU
 
 

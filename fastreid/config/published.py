@@ -90,7 +90,7 @@ ABSENT = {
     "META.SOLVER.ONE_LOSS_ORDER": Absent(ANY, "only META.SOLVER.ONE_LOSS_FOR_ITER reads it"),
     "META.SOLVER.MANUAL_SEED_FLAG": Absent((True,), "a run without a fixed seed, which is SEED -1 here"),
     "META.SOLVER.MANUAL_SEED_DETERMINISTIC": Absent(
-        ANY, "it chooses between algorithms of cuDNN that compute the same, but for rounding"
+        ANY, "it chooses between algorithms of cuDNN that compute the same, up to rounding"
     ),
     "META.NEW_SOLVER.MAIN_ZERO_GRAD": Absent((True,), ZERO_GRAD),
     "META.NEW_SOLVER.NORM_ZERO_GRAD": Absent((True,), ZERO_GRAD),

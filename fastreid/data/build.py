@@ -52,7 +52,7 @@ class TrainingData:
         return np.split(self.paths, np.flatnonzero(np.diff(number[self.domains])) + 1)
 
     def subset(self, names: Iterable[str]) -> TrainingData:
-        """Return the images of the data sets `names`; identities keep their numbers, domains are numbered anew."""
+        """Return the images of the data sets `names`; identities keep their numbers, domains are numbered again."""
         kept = [domain for domain, name in enumerate(self.domain_sets) if name in names]
         mask = np.isin(self.domains, kept)
         domains = np.searchsorted(kept, self.domains[mask])
@@ -129,13 +129,13 @@ def build_train_loaders(cfg) -> TrainLoaders:
     """
     if has_cache(cfg) and cfg.INPUT.DO_AUTOAUG:
         raise UserError(
-            f"DATALOADER.CACHE {cfg.DATALOADER.CACHE} keeps resized images, but INPUT.DO_AUTOAUG changes them anew "
-            "each time before they are resized: set DATALOADER.CACHE off or INPUT.DO_AUTOAUG False"
+            f"DATALOADER.CACHE {cfg.DATALOADER.CACHE} keeps resized images, but INPUT.DO_AUTOAUG changes them each "
+            "time before they are resized: set DATALOADER.CACHE off or INPUT.DO_AUTOAUG False"
         )
     data = load_training_data(cfg.DATASETS.NAMES, cfg.DATALOADER.CAMERA_TO_DOMAIN)
     node, seed = cfg.DATALOADER, cfg.SEED
     sampler = build_sampler(data, cfg.SOLVER.IMS_PER_BATCH, node.NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, seed)
-    # An iteration with a meta step has INNER_LOOP base steps, but for the first one, which does not count here.
+    # An iteration with a meta step has INNER_LOOP base steps, except the first one, which does not count here.
     base_steps = cfg.META.SOLVER.INIT.INNER_LOOP if cfg.META.DATA.NAMES else 1
     if base_steps < 1:
         raise UserError(f"META.SOLVER.INIT.INNER_LOOP must be at least 1 base step an iteration; found {base_steps}")
@@ -163,7 +163,7 @@ def build_train_loaders(cfg) -> TrainLoaders:
 def build_statistics_loader(cfg, data: TrainingData) -> DataLoader | None:
     """Return the loader of the batches that precise statistics are computed from; None if they are not asked for.
 
-    Its batches are drawn and transformed as those of the base loader, but of a stream of its own.
+    Its batches are chosen and transformed as those of the base loader, but of a stream of its own.
 
     Raises:
         UserError: TEST.PRECISE_BN.DATASET is missing, or has too few images for a batch.

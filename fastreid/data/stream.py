@@ -33,7 +33,7 @@ WORKER_ERRORS = {
     "DataLoader timed out": f"no batch came in {SILENCE} s, perhaps a disk or network folder does not answer: look at "
     "it, and go on from the last checkpoint with --resume",
     # A bus error, too, if PyTorch notices the end before its cause.
-    r"DataLoader worker \(pid": "a worker was ended. If the machine killed it for want of memory, lower "
+    r"DataLoader worker \(pid": "a worker was ended. If the machine killed it as memory ran out, lower "
     "DATALOADER.NUM_WORKERS or the batch size; after a bus error, give /dev/shm more space (docker run --shm-size=8g). "
     "Go on from the last checkpoint with --resume",
 }

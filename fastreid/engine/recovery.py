@@ -85,8 +85,8 @@ class BestResult:
         return {"metric": self.metric, "value": self.value, "iteration": self.iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state of the same metric; another one's best begins anew."""
+        """Take the state of the same metric; another one's best is forgotten."""
         if state["metric"] != self.metric:
-            logger.warning(f"the best result so far is of {state['metric']}, not {self.metric}: it begins anew")
+            logger.warning(f"the best result so far is of {state['metric']}, not {self.metric}: it begins again")
             return
         self.value, self.iteration = float(state["value"]), int(state["iteration"])

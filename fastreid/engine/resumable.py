@@ -152,7 +152,7 @@ class ResumableTrainer(SimpleTrainer):
             return
         if (self.folder / run_files.LAST_CHECKPOINT).is_file():
             logger.warning(
-                f"{self.folder} holds an earlier run: its checkpoints stay until this run writes theirs anew"
+                f"{self.folder} holds an earlier run: its checkpoints stay until this run replaces them"
             )
             (self.folder / run_files.LAST_CHECKPOINT).unlink()
         (self.folder / run_files.CHECKPOINTS).unlink(missing_ok=True)

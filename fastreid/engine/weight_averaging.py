@@ -113,7 +113,7 @@ class WeightAveraging(HookBase):
         for own, mean in zip(self.model.parameters(), self.averaged.module.parameters()):
             own.copy_(mean)
         for gate in gate_parameters(self.model).values():
-            gate.clamp_(0, 1)  # the mean is in there but for rounding
+            gate.clamp_(0, 1)  # the mean is in there, up to rounding
         self.in_model = True
         logger.info(f"the model's weights are the means of {self.models} models now")
 

@@ -98,7 +98,7 @@ def compute_features(predictor: Predictor, paths: list[str], name: str = "images
 
 
 def reuse_features(predictor: Predictor, paths: list[str], file: Path, name: str = "images") -> ImageFeatures:
-    """Return the features of image files, out of `file` for those that it holds, and write `file` anew if it lacks any.
+    """Return the features of image files, out of `file` for those that it holds, and write `file` again if it lacks any.
 
     A feature is used again if the model and its options are the same and the image's path, size and time of change are.
 
@@ -114,7 +114,7 @@ def reuse_features(predictor: Predictor, paths: list[str], file: Path, name: str
             keys = zip(old.paths.tolist(), old.sizes.tolist(), old.times.tolist())
             known = {key: row for row, key in enumerate(keys)}
         else:
-            logger.warning(f"{file} holds features of another model or of other options: they are computed anew")
+            logger.warning(f"{file} holds features of another model or of other options: they are computed again")
     rows = np.array([known.get(key, -1) for key in zip(paths, sizes.tolist(), times.tolist())])
     missing = np.flatnonzero(rows < 0)
     logger.info(f"{name}: {len(paths) - len(missing):,} of {len(paths):,} features are from {file}")

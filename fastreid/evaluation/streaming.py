@@ -53,7 +53,7 @@ class Retrieval:
 
 @dataclass
 class FeatureDistances:
-    """Distances (Q, G) between query and gallery features, computed block by block, anew on every pass.
+    """Distances (Q, G) between query and gallery features, computed block by block, again on every pass.
 
     `block_size` is the number of distances held at a time (one query's at least); what fits into one block is kept.
     """

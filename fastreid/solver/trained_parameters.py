@@ -119,7 +119,7 @@ class TrainedParameters:
         return {name: parameter for name, parameter in parameters.items() if parameter not in self.frozen}
 
     def set_training_mode(self, model: nn.Module, iteration: int) -> None:
-        """Put a model in training mode, but for the batch normalization that is frozen in an iteration."""
+        """Put a model in training mode, except the batch normalization that is frozen in an iteration."""
         model.train()
         if iteration < self.frozen_until:
             for layer in self.frozen_norms:

@@ -86,8 +86,7 @@ class Checkpointer:
                 (self.folder / name).unlink(missing_ok=True)
 
     def load(self, path: Path, trust: bool = False) -> None:
-        """Start from the weights of a checkpoint; the classifier starts anew if it has none, or one of other
-        identities."""
+        """Take the weights of a checkpoint, except a classifier of other identities than this run's."""
         content = read_checkpoint(path, trust)
         found, own = (classifier_shape(weights) for weights in (content["model"], self.model.state_dict()))
         if found != own or self.other_identities(content):
@@ -112,7 +111,7 @@ class Checkpointer:
         if found is not None:
             counts = f"{len(found)} there, {len(own)} here"
             why = f"has a classifier of other identities, or numbers them differently ({counts})"
-        logger.warning(f"{path} {why}: the classifier and its momentum start anew")
+        logger.warning(f"{path} {why}: the classifier and its momentum start from the beginning")
         content = {**content, "model": {**content["model"], CLASSIFIER: own}}
         if "optimizer_main" in content and "optimizer_main" in self.objects:
             content["optimizer_main"] = self.objects["optimizer_main"].without_momentum(
@@ -156,7 +155,7 @@ class Checkpointer:
                     "made with"
                 ) from error
         if fresh:
-            logger.warning(f"{path} does not hold {', '.join(fresh)}: they start anew")
+            logger.warning(f"{path} does not hold {', '.join(fresh)}: they start from the beginning")
         self.history = earlier_names(self.folder, path.name) + [path.name]
         return content["iteration"] + 1
 
@@ -187,7 +186,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     problem = f"names {name}, which is not there" if name else "is empty"
     others = checkpoint_names(folder)
     found = (
-        f"found {', '.join(others)}: write the one to use into {marker}" if others else f"remove {marker} to start anew"
+        f"found {', '.join(others)}: write the one to use into {marker}" if others else f"remove {marker} to start again"
     )
     raise UserError(f"{marker} {problem}; {found}")
 
@@ -235,7 +234,7 @@ def read_last(folder: Path, trust: bool = False) -> tuple[Path, dict[str, Any]] 
         return path, content
     raise UserError(
         f"{folder}: no checkpoint can be read ({', '.join(damaged)} damaged): copy one from elsewhere, or remove "
-        f"{folder / run_files.LAST_CHECKPOINT} to start anew"
+        f"{folder / run_files.LAST_CHECKPOINT} to start again"
     )
 
 

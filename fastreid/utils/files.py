@@ -119,7 +119,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file as a whole, and durably.
 
     Raises:
-        UserError: it cannot be written, for example for want of space, which the message tells; the old file stays.
+        UserError: it cannot be written, for example as there is no space, which the message tells; the old file stays.
     """
     needed = f"{len(data) / 2**20:,.1f} MB"
     existing = next(folder for folder in path.absolute().parents if folder.exists())

@@ -190,7 +190,7 @@ def run_process(
 
 
 def note_checkpoint() -> None:
-    """Let processes that are started anew resume: the last checkpoint is no longer an earlier run's."""
+    """Let processes that are started again resume: the last checkpoint is no longer an earlier run's."""
     if _meeting_point is not None:
         _meeting_point.set(SAVED, "")
 

@@ -18,7 +18,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Let this process reuse the memory of freed tensors instead of giving it back to the system each time.
 
-    By default glibc maps every large block anew, and the kernel fills it with zeros page by page: for a feature map
+    By default glibc maps every large block again, and the kernel fills it with zeros page by page: for a feature map
     that takes several times as long as to compute it. Returns False, having done nothing, where the C library is
     another one.
     """

@@ -48,12 +48,12 @@ class RandomStates:
         return state
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take up this process's states; those that are not there are seeded anew, with a line in the log."""
+        """Take up this process's states; those that are not there start from the seed, with a line in the log."""
         rank = process_rank()
         if rank >= len(states):
             logger.warning(
-                f"process {rank}: the checkpoint is of a run in {len(states)} process(es), random numbers start anew "
-                "here"
+                f"process {rank}: the checkpoint is of a run in {len(states)} process(es), random numbers "
+                "start from the seed here"
             )
             self.seed_anew(rank)
             return

@@ -47,7 +47,7 @@ def load_tensors(path: Path, trust: bool = False) -> Any:
             if trust
             else (
                 "so it may be hostile: reading it could run any code. If you trust where it comes from, add "
-                "--trust-checkpoint, or save its tensors anew"
+                "--trust-checkpoint, or save its tensors again"
             )
         )
         raise UserError(f"{path} is refused: it holds {found}, not only tensors and plain values, {advice}") from error

@@ -38,7 +38,7 @@ def test_identities_are_whole():
 
 def test_one_identity_does_not_fill_the_sample_while_there_are_others():
     pids = np.array([0] * 1000 + list(range(1, 21)))
-    assert np.bincount(pids[draw(pids, 30, per_identity=5)])[0] == 10  # 5, then 5 more for want of other images
+    assert np.bincount(pids[draw(pids, 30, per_identity=5)])[0] == 10  # 5, then 5 more as there are no others
     assert np.bincount(pids[draw(pids, 10, per_identity=5)])[0] <= 5
 
 

@@ -1,4 +1,4 @@
-"""The linear probe of styles: on made features, whose shares are known, and on drawn images by the command."""
+"""The linear probe of styles: on made features, whose shares are known, and on synthetic images by the command."""
 
 import importlib.util
 from pathlib import Path

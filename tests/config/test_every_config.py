@@ -1,4 +1,4 @@
-"""Every file of configs/Ablation, Method and Protocol trains for two iterations and is tested, on drawn people.
+"""Every file of configs/Ablation, Method and Protocol trains for two iterations and is tested, on synthetic people.
 
 Files are found by themselves. Only sizes are overridden: not the data sets, losses, normalization or meta-learning.
 """
@@ -35,7 +35,7 @@ ABLATION, METHOD, PROTOCOL = (
     for folder in ("Ablation", "Method", "Protocol")
 )
 ALL = ABLATION + METHOD + PROTOCOL
-CAMERAS = {"Market1501": 6, "DukeMTMC": 8, "MSMT17": 15}  # of the real sets and of the drawn ones
+CAMERAS = {"Market1501": 6, "DukeMTMC": 8, "MSMT17": 15}  # of the real sets and of the synthetic ones
 LOSS_NAMES = {
     "CrossEntropyLoss": "loss_cls",
     "TripletLoss": "loss_triplet",

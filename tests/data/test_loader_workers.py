@@ -61,7 +61,7 @@ def test_a_worker_without_shared_memory_says_so(monkeypatch):
 
 @pytest.mark.parametrize(
     "sent, advice",
-    [(signal.SIGBUS, "--shm-size"), (signal.SIGKILL, "killed it for want of memory")],
+    [(signal.SIGBUS, "--shm-size"), (signal.SIGKILL, "killed it as memory ran out")],
     ids=["bus error", "kill"],
 )
 def test_a_worker_that_is_killed_is_named_with_the_mend(sent, advice):

@@ -38,7 +38,7 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(drawn, tmp_path):
-    """Copies of some of the drawn sets, by their folders, in a root of their own."""
+    """Copies of some of the synthetic sets, by their folders, in a root of their own."""
 
     def copy_of(*folders: str) -> Path:
         for folder in folders:

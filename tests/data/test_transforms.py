@@ -156,7 +156,7 @@ def test_an_erased_rectangle_is_filled_with_the_mean():
         rows, columns = erased.any(1).nonzero().squeeze(1), erased.any(0).nonzero().squeeze(1)
         rectangle = found[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert torch.equal(rectangle, torch.tensor(mean)[:, None, None].expand_as(rectangle))
-        assert rectangle[0].numel() <= 0.45 * 32 * 16  # 0.4 of the image but for rounding
+        assert rectangle[0].numel() <= 0.45 * 32 * 16  # 0.4 of the image, up to rounding
 
 
 def test_erasing_hits_its_share_of_the_images():

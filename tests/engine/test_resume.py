@@ -59,7 +59,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(
     resumed = make_full_run(root / "stopped", workers)
     resumed.resume_or_load(True)
     assert resumed.start_iter == epoch
-    assert ("does not hold random_states, best_result: they start anew" in caplog.text) == older
+    assert ("does not hold random_states, best_result: they start from the beginning" in caplog.text) == older
     resumed.run()
     expected = whole.model.state_dict()
     assert not [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]

@@ -132,7 +132,7 @@ def test_a_run_that_is_past_all_models_is_refused_and_keeps_its_weights(
 
 
 def after_two_models(folder, make_full_run, begin):
-    """A run that took two models, after 1 + 2 iterations, and is to go on from there; averaging then begins anew."""
+    """A run that took two models, after 1 + 2 iterations, and is to go on from there; averaging then begins again."""
     short = AVERAGED | {"SOLVER__MAX_ITER": 1, "SOLVER__SWA__ITER": 2, "SOLVER__SWA__PERIOD": 1}
     finish(make_full_run(folder, **short))
     trainer = make_full_run(folder, **short | {"SOLVER__MAX_ITER": begin})

@@ -162,7 +162,7 @@ class Work:
         return torch.load(self.folder / run / name, weights_only=True)
 
     def assert_like_the_reference(self, run, name="model_final.pth"):
-        """Compare all that a checkpoint holds, but for the output folder and the like in its config."""
+        """Compare all that a checkpoint holds, except the output folder and the like in its config."""
         ours, expected = (
             torch.load(folder / name, weights_only=True) for folder in (self.folder / run, self.reference)
         )

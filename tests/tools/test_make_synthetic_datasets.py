@@ -1,4 +1,4 @@
-"""The drawn data sets: names, counts, repeatability, and what the pictures must have in common."""
+"""The synthetic data sets: names, counts, repeatability, and what the pictures must have in common."""
 
 import importlib.util
 import json
@@ -221,7 +221,7 @@ def test_the_gap_is_read_and_noted_where_it_changes_images(tmp_path, capsys):
     notes = {name: json.loads((tmp_path / name / tool.MARKER).read_text()) for name in ("near", "far", "viper")}
     assert notes["far"]["gap"]["colour"] == 0.5 and not {"gap"} & (notes["near"].keys() | notes["viper"].keys())
     assert draw(tmp_path, *options, "--gap", "old") == 2
-    assert "drawn with other options (gap {'colour': 0.5" in capsys.readouterr().err
+    assert "made with other options (gap {'colour': 0.5" in capsys.readouterr().err
 
 
 def test_wide_folders_beside_folders_of_the_same_layout(tmp_path, capsys):
@@ -234,7 +234,7 @@ def test_wide_folders_beside_folders_of_the_same_layout(tmp_path, capsys):
     assert draw(tmp_path, "--scale", "tiny", "--folder", "far") == 2, (
         "a folder of another style must not be taken for it"
     )
-    assert "drawn with other options" in capsys.readouterr().err
+    assert "made with other options" in capsys.readouterr().err
 
 
 def test_same_seed_same_bytes_with_one_and_two_workers(root, tmp_path):

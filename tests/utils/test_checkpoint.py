@@ -157,7 +157,7 @@ def test_a_last_checkpoint_that_is_gone_is_an_error_that_lists_the_others(tmp_pa
     ):
         last_checkpoint(tmp_path)
     (tmp_path / "model_0000002.pth").unlink()
-    with pytest.raises(UserError, match="which is not there; remove .*last_checkpoint to start anew"):
+    with pytest.raises(UserError, match="which is not there; remove .*last_checkpoint to start again"):
         last_checkpoint(tmp_path)
 
 
@@ -256,7 +256,7 @@ def test_weights_without_a_classifier_start_a_new_one_with_a_warning(tmp_path, w
     own = model.heads.classifier_fc.weight.clone()
     Checkpointer(model, tmp_path).load(path)
     assert torch.equal(model.heads.classifier_fc.weight, own) and not model.backbone.weight.any()
-    assert "has no classifier: the classifier and its momentum start anew" in warnings.text
+    assert "has no classifier: the classifier and its momentum start from the beginning" in warnings.text
     torch.save({"model": torch.load(path, weights_only=True), "iteration": 3}, path)
     with pytest.raises(UserError, match="it has no heads.classifier_fc.weight"):
         Checkpointer(model, tmp_path).resume(path)
@@ -280,7 +280,7 @@ def test_entries_that_a_checkpoint_does_not_hold_start_anew_with_a_warning(tmp_p
     fresh = Run(tmp_path)
     assert fresh.checkpointer.resume(path) == 3
     [record] = warnings.records
-    assert record.levelname == "WARNING" and "does not hold inner_ratio, scaler: they start anew" in record.getMessage()
+    assert record.levelname == "WARNING" and "does not hold inner_ratio, scaler: they start from the beginning" in record.getMessage()
     assert same(fresh.objects["optimizer_main"].state_dict(), trained.objects["optimizer_main"].state_dict())
     assert fresh.objects["inner_ratio"].steps == 0
 

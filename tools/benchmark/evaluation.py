@@ -6,8 +6,8 @@
     python tools/benchmark/evaluation.py --parts sets       # four targets x 10 splits, from image files to the table
 
 The plain way sorts every distance row (NumPy's argsort and cumsum), builds the ROC curve of all pairs with
-scikit-learn, and computes features anew for each split. Every measurement runs in a process of its own; its memory is
-the growth of the process's peak above what input data and imports take. Images are drawn into a temporary folder.
+scikit-learn, and computes features again for each split. Every measurement runs in a process of its own; its memory is
+the growth of the process's peak above what input data and imports take. Synthetic images are made in a temporary folder.
 """
 
 from __future__ import annotations

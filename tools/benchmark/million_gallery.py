@@ -4,7 +4,7 @@
     python tools/benchmark/million_gallery.py
     python tools/benchmark/million_gallery.py --gallery 200000 --length 256 --metric euclidean
 
-Features are random, drawn in place; each query has matches at three distances among the first gallery entries, the
+Features are random, made in place; each query has matches at three distances among the first gallery entries, the
 others are distractors. The distance matrix would take 4 GB, its sorting order 8 GB more. The exit status is 1 when the
 evaluation takes more than --limit MB beside the features.
 """

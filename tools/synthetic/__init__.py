@@ -1,1 +1,1 @@
-"""Drawn people in the layouts of the data sets: looks, scenes, folders, publishers' archives."""
+"""Synthetic people in the layouts of the data sets: looks, scenes, folders, publishers' archives."""

@@ -1,6 +1,6 @@
-"""Layouts of the drawn data sets: which image of whom goes where, under the file names of the real sets.
+"""Layouts of the synthetic data sets: which image of whom goes where, under the file names of the real sets.
 
-Nothing is drawn here. A plan lists shots for `scenes.py` and holds the few files that are not images.
+No image is made here. A plan lists shots for `scenes.py` and holds the few files that are not images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MIN_IDS, MIN_IMAGES = 5, 4  # CUHK02 has five groups of people; an identity need
 SCALES = {"tiny": (6, 4, 8), "demo": (24, 8, 60)}  # people per training set, images of each, people per test set
 CUHK02_PAIRS, CUHK03_PAIRS = (971, 306, 107, 193, 239), (843, 440, 77, 58, 49)
 PRID_SHARED = 200  # people with a number up to this one are in both cameras
-SYSU_PLACES = 24  # scenes share this many drawn cameras
+SYSU_PLACES = 24  # scenes share this many synthetic cameras
 
 # What the real sets hold, under the names that the layout functions below use.
 PUBLISHED: dict[str, dict[str, int]] = {
@@ -179,7 +179,7 @@ def plan_cuhk03(seed: int, counts: dict[str, int]) -> Plan:
     """CUHK03 as extracted images, with the two files of the new protocol (half of the people to test)."""
     plan = Plan("cuhk03", "cuhk03")
     trained = set(stream(seed, "cuhk03 protocol").permutation(counts["ids"])[: counts["train_ids"]].tolist())
-    # The detector's boxes sit less well than the drawn ones.
+    # The detector's boxes sit less well than those by hand.
     for boxes, looseness in (("detected", 1.6), ("labeled", 0.7)):
         shares, identity = spread(counts[boxes], counts["ids"]), 0
         names, labels, views = [], [], []

@@ -1,4 +1,4 @@
-"""Drawn pedestrians: an identity's lasting look, and one view of it in a pose.
+"""Synthetic pedestrians: an identity's lasting look, and one view of it in a pose.
 
 The figure is a set of flat polygons (PIL only), drawn large and reduced afterwards by the camera, see
 `scenes.py`. Nothing here knows of data sets, cameras or files.
@@ -42,7 +42,7 @@ HAIR_COLOURS = (((22, 18, 18), 10), ((58, 40, 30), 6), ((110, 74, 44), 3), ((196
 
 
 def stream(seed: int, *key: str | int) -> np.random.Generator:
-    """Random generator that depends on the seed and the key alone (not on what was drawn before)."""
+    """Random generator that depends on the seed and the key alone (not on what was random before)."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
     return np.random.default_rng([seed, *words])
 
@@ -61,7 +61,7 @@ def wardrobe_of(rng: np.random.Generator, strength: float) -> Wardrobe:
 
 
 def pick(rng: np.random.Generator, options: tuple) -> object:
-    """One value of ((value, weight), ...), drawn with the given weights."""
+    """One value of ((value, weight), ...), at random with the given weights."""
     rest = rng.random() * sum(weight for _, weight in options)
     for value, weight in options:
         rest -= weight

@@ -1,4 +1,4 @@
-"""CUHK03 and CUHK-SYSU as their publishers give them, made of drawn images in the prepared layouts.
+"""CUHK03 and CUHK-SYSU as their publishers give them, made of synthetic images in the prepared layouts.
 
 cuhk-03.mat is MATLAB v7.3, that is HDF5 behind a header of MATLAB's, with dimensions in reverse order: cells of
 references to 5 camera pairs, each people x 10 images. CUHK-SYSU is scenes with several people each, and the boxes in
@@ -28,7 +28,7 @@ RAW_FILES = {"cuhk03": "cuhk03_release/cuhk-03.mat", "cuhk_sysu": "annotation/Pe
 
 
 def pack(name: str, drawn: Path, folder: Path, seed: int) -> None:
-    """Write the publishers' files of the set `name` into `folder`, out of the drawn images in the folder `drawn`."""
+    """Write the publishers' files of the set `name` into `folder`, out of the synthetic images in the folder `drawn`."""
     target = folder / RAW_FILES[name]
     target.parent.mkdir(parents=True, exist_ok=True)
     if name == "cuhk03":

@@ -1,4 +1,4 @@
-"""Domains and cameras of the drawn data sets: places, light, lens, sensor, and how people are cropped.
+"""Domains and cameras of the synthetic data sets: places, light, lens, sensor, and how people are cropped.
 
 A domain (data set) has a style; each of its cameras varies that style. Test sets (`spread` above 1) have cameras that
 differ more and styles further from grey noon light than the training sets, so that the domain gap is real.
@@ -66,7 +66,7 @@ STYLES = {
 
 SOURCES = ("market1501", "dukemtmc", "cuhk02", "cuhk03", "cuhk_sysu")
 PLACES = tuple(dict.fromkeys(place for style in STYLES.values() for place in style.places))
-WIDE = "wide:"  # before a domain's name: its style is drawn from all that a camera may be, not from the sources' styles
+WIDE = "wide:"  # before a domain's name: its style is random within all that a camera may be, not from the sources' styles
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ def wide_style(rng: np.random.Generator) -> Style:
 
 
 def style_of(seed: int, domain: str, gap: Gap = GAP) -> Style:
-    """A named domain's style, or one drawn for any other name; the seed moves it a bit.
+    """A named domain's style, or a random one for any other name; the seed moves it a bit.
 
-    It is drawn among the training domains' styles, or from a wider range for a name that begins with `WIDE`.
+    It is random among the training domains' styles, or from a wider range for a name that begins with `WIDE`.
     """
     rng = stream(seed, "style", domain)
     if domain.startswith(WIDE):

@@ -7,7 +7,7 @@ import re
 from fastreid.data.datasets.bases import Items, ReidDataset
 
 NUM_PAIRS = 5
-PERSON_RANGE = 1_000_000  # people are numbered anew in each camera pair: identity = pair * PERSON_RANGE + number
+PERSON_RANGE = 1_000_000  # people are numbered from 1 in each camera pair: identity = pair * PERSON_RANGE + number
 
 
 class CUHK02(ReidDataset):

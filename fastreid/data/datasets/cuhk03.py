@@ -17,7 +17,7 @@ from fastreid.data.datasets.files import image_names, load_mat, tool_advice
 from fastreid.data.datasets.splits import index_splits, read_splits, unusable
 from fastreid.utils.errors import UserError
 
-PERSON_RANGE = 1_000_000  # people are numbered anew in each camera pair: identity = pair * PERSON_RANGE + number
+PERSON_RANGE = 1_000_000  # people are numbered from 1 in each camera pair: identity = pair * PERSON_RANGE + number
 INDEX_KEYS = ("train_idx", "query_idx", "gallery_idx")
 PROTOCOL_KEYS = ("filelist", "labels", "camId", *INDEX_KEYS)
 NUM_CLASSIC_SPLITS = 20

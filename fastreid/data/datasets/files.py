@@ -164,7 +164,7 @@ def likely_mistake(expected: Path) -> str:
 
 
 def names_alike(found: str, expected: str) -> bool:
-    """Whether two folder names are spellings of one: equal but for signs, one within the other, or a typing slip."""
+    """Whether two folder names are spellings of one: equal up to signs, one within the other, or a typing slip."""
     parts = [re.split(r"[\W_]+", folder.lower()) for folder in (found, expected)]
     found, expected = ("".join(words) for words in parts)
     if found == expected:

@@ -48,7 +48,7 @@ def dual_causality_loss(restituted: Sequence[Restituted], targets: Tensor, weigh
 
     The paper (Jin et al., CVPR 2020, arXiv 2005.11037) draws triplets; as each of its terms is about one of their two
     pairs, the mean over all triplets is this one over all pairs. Note that instance normalization leaves every map the
-    same mean, its shift: d_n of plain pooling, which is the paper's, is 0 but for rounding.
+    same mean, its shift: d_n of plain pooling, which is the paper's, is 0 up to rounding.
 
     Args:
         restituted: by layer, features (N, C) of the three kinds. targets: (N,) identities.

@@ -17,7 +17,7 @@ RANK1 = {("BN", 1): (50, 10, 20), ("BN", 4): (60, 30, 42), ("Meta BIN", 1): (40,
 
 
 def finished(tables, project, left_out=(), **changes):
-    """Return a table, and its runs, which are finished but for those left out."""
+    """Return a table, and its runs, which are finished except those left out."""
     experiment = read_experiment(tables.write_table(project, **changes), project)
     runs = plan_runs(experiment)
     for run in runs:

@@ -175,7 +175,7 @@ def test_how_far_a_run_is(tables, project):
     (run.folder / "model_0001233.pth").touch()
     run.look()
     assert run.about_state() == "to resume at iteration 1,234"
-    # A run that was begun anew by hand, without a checkpoint yet.
+    # A run that was started again by hand, without a checkpoint yet.
     (run.folder / "last_checkpoint").unlink()
     run.look()
     assert run.about_state() == "to do"
