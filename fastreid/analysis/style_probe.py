@@ -1,6 +1,6 @@
 """How much of the domain, and of the person, a linear probe finds in an image's style, a network's channel statistics.
 
-Instance normalization removes just that. Where synthetic domains differ in style alone and people in none of it, whatever
+Instance normalization removes just that. Where synthetic domains differ in style alone and people in none of it, what
 normalizes by image wins: the probe tells whether real domains, and people, are so.
 """
 

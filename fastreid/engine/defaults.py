@@ -380,8 +380,8 @@ def load_model(
     if found is None:
         raise UserError(
             f"no checkpoint in {folder}: train first, or put a trained model there and its file name into "
-            f"{folder / run_files.LAST_CHECKPOINT}, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the model that "
-            "training starts from)"
+            f"{folder / run_files.LAST_CHECKPOINT}, or name it with MODEL.WEIGHTS (MODEL.WEIGHTS {UNTRAINED}: the "
+            "model that training starts from)"
         )
     path, content = found
     note_unused_weights(cfg, path)

@@ -200,8 +200,8 @@ def find_run(source: CfgNode | str | Path, opts: Sequence[str] = ()) -> tuple[Cf
         folder = Path(cfg.OUTPUT_DIR)
         found = ", ".join(checkpoint_names(folder)) or "none"
         raise UserError(
-            f"no trained model: {folder / run_files.LAST_CHECKPOINT} names none (checkpoints there: {found}). Train first, or name "
-            "a checkpoint with MODEL.WEIGHTS"
+            f"no trained model: {folder / run_files.LAST_CHECKPOINT} names none (checkpoints there: {found}). Train "
+            "first, or name a checkpoint with MODEL.WEIGHTS"
         )
     cfg.freeze()
     return cfg, checkpoint

@@ -98,7 +98,7 @@ def compute_features(predictor: Predictor, paths: list[str], name: str = "images
 
 
 def reuse_features(predictor: Predictor, paths: list[str], file: Path, name: str = "images") -> ImageFeatures:
-    """Return the features of image files, out of `file` for those that it holds, and write `file` again if it lacks any.
+    """Return the features of image files, out of `file` where it holds them, and write `file` if it lacks any.
 
     A feature is used again if the model and its options are the same and the image's path, size and time of change are.
 

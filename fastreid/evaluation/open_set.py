@@ -83,7 +83,8 @@ def open_set_rates(
     distance = np.concatenate(nearest)
     right = known & (labels.g_pids[np.concatenate(columns)] == labels.q_pids)
     alarms = np.sort(distance[~known])
-    row = {KNOWN: int(known.sum()), UNKNOWN: len(alarms), GALLERY: len(labels.g_pids), RANK_1: 100 * right[known].mean()}
+    row = {KNOWN: int(known.sum()), UNKNOWN: len(alarms), GALLERY: len(labels.g_pids)}
+    row[RANK_1] = 100 * right[known].mean()
     for rate in rates:
         allowed = allowed_errors(rate, len(alarms))
         if not allowed:

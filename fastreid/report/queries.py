@@ -145,7 +145,8 @@ def load_run(run: Run, overrides: list[str]) -> tuple[CfgNode, nn.Module, Path]:
     cfg.freeze()
     path = last_checkpoint(run.folder)
     if path is None:
-        raise UserError(f"no checkpoint in {run.folder}: its file name must stand in {run.folder / run_files.LAST_CHECKPOINT}")
+        marker = run.folder / run_files.LAST_CHECKPOINT
+        raise UserError(f"no checkpoint in {run.folder}: its file name must stand in {marker}")
     return cfg, build_from_checkpoint(cfg, path), path
 
 

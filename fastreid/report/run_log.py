@@ -9,7 +9,7 @@ from statistics import fmean
 
 from fastreid.evaluation.results import ALL_AVERAGE
 
-ROWS = ("_average", "_std", ALL_AVERAGE)  # how the names of a table's rows end, except those of data sets with one split
+ROWS = ("_average", "_std", ALL_AVERAGE)  # ends of the names of a table's rows, except data sets with one split
 Rows = dict[str, dict[str, float]]
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

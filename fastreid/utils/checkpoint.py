@@ -186,7 +186,9 @@ def last_checkpoint(folder: Path) -> Path | None:
     problem = f"names {name}, which is not there" if name else "is empty"
     others = checkpoint_names(folder)
     found = (
-        f"found {', '.join(others)}: write the one to use into {marker}" if others else f"remove {marker} to start again"
+        f"found {', '.join(others)}: write the one to use into {marker}"
+        if others
+        else f"remove {marker} to start again"
     )
     raise UserError(f"{marker} {problem}; {found}")
 
