@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from fastreid.report.html import element, text
+from fastreid.report.html import fill
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
@@ -28,6 +29,10 @@ class Series:
     ys: Sequence[float]
     dashed: bool = False
     marks: bool = False
+
+    def points(self) -> str:
+        """Return what the script shows at the pointer; four digits are what a reader takes in."""
+        return " ".join(f"{x:.0f},{y:.4g}" for x, y in zip(self.xs, self.ys))
 
 
 @dataclass(frozen=True)
@@ -56,24 +61,32 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     log: bool = False,
     data: dict[str, str] | None = None,
-) -> str:
+) -> Markup:
     """Return a figure with one line for each series that has a finite point (above 0 on a logarithmic scale).
 
     Args:
         y_range: the values that the chart must include at least. data: attributes of the figure, for filters.
     """
     lines = [drawn for line in lines if (drawn := _finite(line, log)).xs]
-    data = {"class": "chart", **(data or {})}
-    caption = f"<figcaption>{text(title)}</figcaption>"
     if not lines:
-        return element("figure", data, f'{caption}<p class="note">Not recorded.</p>')
+        return fill("chart.html", title=title, data=data or {}, lines=())
     x_axis, y_axis = _axes(lines, y_range, log)
-    parts = [_grid(x_axis, y_axis, x_label), *(_line(line, x_axis, y_axis) for line in lines)]
-    label = f"{title}. " + "; ".join(
-        f"{line.name}: {number(line.ys[0])} at first, {number(line.ys[-1])} at last" for line in lines
+    ends = (f"{line.name}: {number(line.ys[0])} at first, {number(line.ys[-1])} at last" for line in lines)
+    return fill(
+        "chart.html",
+        title=title,
+        data=data or {},
+        label=f"{title}. {'; '.join(ends)}",
+        lines=[(line, _places(line, x_axis, y_axis)) for line in lines],
+        x_label=x_label,
+        x_ticks=[(x_axis.place(tick), number(tick)) for tick in x_axis.ticks(5)],
+        y_ticks=[(y_axis.place(tick), number(tick)) for tick in y_axis.ticks(5)],
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=WIDTH - RIGHT,
+        bottom=HEIGHT - BOTTOM,
     )
-    drawing = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label, "data-unit": x_label}
-    return element("figure", data, caption + element("svg", drawing, "".join(parts)))
 
 
 def _finite(line: Series, log: bool) -> Series:
@@ -96,33 +109,9 @@ def _axes(lines: Sequence[Series], y_range: tuple[float, float] | None, log: boo
     return Axis(0.0, max(xs), LEFT, WIDTH - RIGHT), Axis(low, high, HEIGHT - BOTTOM, TOP, log)
 
 
-def _grid(x_axis: Axis, y_axis: Axis, x_label: str) -> str:
-    parts = []
-    for tick in y_axis.ticks(5):
-        y = y_axis.place(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
-    for tick in x_axis.ticks(5):
-        parts.append(
-            f'<text x="{x_axis.place(tick)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(tick)}</text>'
-        )
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{text(x_label)}</text>')
-    return "".join(parts)
-
-
-def _line(line: Series, x_axis: Axis, y_axis: Axis) -> str:
-    places = [(x_axis.place(x), max(TOP, min(HEIGHT - BOTTOM, y_axis.place(y)))) for x, y in zip(line.xs, line.ys)]
-    path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
-    parts = [f'<path class="line{" dashed" if line.dashed else ""}" d="{path}"/>']
-    # A single point is no line, so it is always marked.
-    if line.marks or len(places) == 1:
-        parts += [f'<circle cx="{x:g}" cy="{y:g}" r="3"/>' for x, y in places]
-    # The script shows these at the pointer: four digits are what a reader takes in.
-    points = " ".join(f"{x:.0f},{y:.4g}" for x, y in zip(line.xs, line.ys))
-    about = {"class": "series", "data-run": line.run, "data-name": line.name, "data-points": points}
-    return element("g", about, "".join(parts))
+def _places(line: Series, x_axis: Axis, y_axis: Axis) -> list[tuple[str, str]]:
+    ys = (max(TOP, min(HEIGHT - BOTTOM, y_axis.place(y))) for y in line.ys)
+    return [(f"{x_axis.place(x):g}", f"{y:g}") for x, y in zip(line.xs, ys)]
 
 
 def number(value: float) -> str:

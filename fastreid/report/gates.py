@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from fastreid.report.charts import Series, line_chart, number
 from fastreid.report.figures import SEQUENTIAL
 from fastreid.report.gate_history import read_gates
-from fastreid.report.html import attributes, element, swatch, text
+from fastreid.report.html import fill
 from fastreid.report.plots import Records
 from fastreid.report.runs import Run
 from fastreid.utils.errors import UserError
@@ -25,21 +26,18 @@ logger = logging.getLogger(__name__)
 # Layer names, iterations, and average gates (layers, iterations).
 GateMap = tuple[list[str], list[int], np.ndarray]
 PREFIX = "gate/"
-EXPLANATION = (
-    "Average gate of each layer, the input's first: 1 is batch normalization alone, 0 instance normalization alone."
-)
 MOST_COLUMNS = 200
 # Where the scale begins at the latest: gates that have hardly moved from 1 should look like it.
 LARGEST_LOW = 0.95
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 360, 300, 102, 6, 34
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 300, 102, 12, 6, 34
 BAR_WIDTH = 96
 
 
-def gate_charts(runs: Sequence[Run]) -> str:
+def gate_charts(runs: Sequence[Run]) -> Markup:
     """Return the gate charts of all runs that have gates, a sentence if none has."""
     maps = {number: found for number, run in enumerate(runs) if (found := gates_of(run)) is not None}
     if not maps:
-        return '<p class="note">No run has gates: MODEL.NORM.TYPE_BACKBONE BIN_gate1 and BIN_gate2 have them.</p>'
+        return fill("gates.html", charts=())
     lines = []
     for run, (layers, iterations, means) in maps.items():
         numbers = range(1, len(layers) + 1)
@@ -48,8 +46,21 @@ def gate_charts(runs: Sequence[Run]) -> str:
     charts = [line_chart("All runs, last record (dashed: first)", lines, "layer, input to output", (0.0, 1.0))]
     # One scale for all runs: without it a colour would mean another value in each.
     low = min(min(float(means[np.isfinite(means)].min(initial=1)) for _, _, means in maps.values()), LARGEST_LOW)
-    charts += [_map_figure(run, runs[run].name, *found, low) for run, found in maps.items()]
-    return f'<p class="note">{EXPLANATION}</p><div class="charts">{"".join(charts)}</div>'
+    return fill(
+        "gates.html",
+        charts=charts,
+        maps=[_map_figure(run, runs[run].name, *found, low) for run, found in maps.items()],
+        low=f"{low:.2f}",
+        ramp=_png(np.linspace(low, 1, 64)[None], low),
+        ramp_left=LEFT + (WIDTH - LEFT - RIGHT - BAR_WIDTH) / 2,
+        ramp_width=BAR_WIDTH,
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=WIDTH - RIGHT,
+        top=TOP,
+        bottom=HEIGHT - BOTTOM,
+    )
 
 
 def gates_of(run: Run) -> GateMap | None:
@@ -76,41 +87,20 @@ def gate_map(records: Records) -> GateMap | None:
     return [name.removeprefix(PREFIX) for name in names], [record["iteration"] + 1 for record in kept], means
 
 
-def _map_figure(run: int, name: str, layers: list[str], iterations: list[int], means: np.ndarray, low: float) -> str:
-    width, height = WIDTH - LEFT - 12, HEIGHT - TOP - BOTTOM
-    picture = {
-        "href": _png(means, low),
-        "x": LEFT,
-        "y": TOP,
-        "width": width,
-        "height": height,
-        "preserveAspectRatio": "none",
+def _map_figure(
+    run: int, name: str, layers: list[str], iterations: list[int], means: np.ndarray, low: float
+) -> dict[str, object]:
+    """Return a map of gates over training: its picture, and what stands beside and below it."""
+    height = (HEIGHT - TOP - BOTTOM) / len(layers)
+    shown = range(0, len(layers), -(-len(layers) // 12))
+    return {
+        "run": run,
+        "name": name,
+        "picture": _png(means, low),
+        "layers": [(TOP + (index + 0.5) * height + 3.5, layers[index].removesuffix(".bn")) for index in shown],
+        "first": number(iterations[0]),
+        "last": number(iterations[-1]),
     }
-    parts = [f'<image class="gate-map" {attributes(picture)}/>']
-    step = -(-len(layers) // 12)
-    for index in range(0, len(layers), step):
-        y = TOP + (index + 0.5) * height / len(layers) + 3.5
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{y:.1f}" text-anchor="end">{text(layers[index].removesuffix(".bn"))}</text>'
-        )
-    for x, anchor, iteration in ((LEFT, "start", iterations[0]), (LEFT + width, "end", iterations[-1])):
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 14}" text-anchor="{anchor}">{number(iteration)}</text>')
-    parts.append(_colour_bar(low))
-    label = f"{name}: average gate of each layer over training, from {low:.2f} to 1"
-    drawing = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label}
-    caption = f"<figcaption>{swatch(run)} {text(name)}, over training</figcaption>"
-    return element("figure", {"class": "chart", "data-run": run}, caption + element("svg", drawing, "".join(parts)))
-
-
-def _colour_bar(low: float) -> str:
-    """Return the scale below a map: 1 is batch normalization alone, 0 instance normalization alone."""
-    x, y = LEFT + (WIDTH - LEFT - 12 - BAR_WIDTH) / 2, HEIGHT - 16
-    ramp = {"href": _png(np.linspace(low, 1, 64)[None], low), "x": x, "y": y, "width": BAR_WIDTH, "height": 8}
-    return (
-        f"<image {attributes({**ramp, 'preserveAspectRatio': 'none'})}/>"
-        f'<text x="{x - 5}" y="{y + 8}" text-anchor="end">IN {low:.2f}</text>'
-        f'<text x="{x + BAR_WIDTH + 5}" y="{y + 8}">1 BN</text>'
-    )
 
 
 def _png(values: np.ndarray, low: float) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastreid.evaluation.ranked_lists import RankedQuery
-from fastreid.report.html import element, swatch, table, text
+from fastreid.report.html import fill
 
 DRAWS, LEVEL = 1000, 95  # of the bootstrap, and percent that its interval covers
 AT_A_TIME = 2**22  # numbers drawn at a time
@@ -88,26 +88,16 @@ def differences_section(runs: Sequence[Measures], names: Sequence[str]) -> str:
         return ""
     base, *others = usable
     found = {number: differences(runs[base], runs[number]) for number in others}
-    bodies = []
-    for data_set in dict.fromkeys(name for by_set in found.values() for name in by_set):
-        rows = [f'<tr><th scope="rowgroup" colspan="{1 + len(MEASURES)}">{text(data_set)}</th></tr>']
-        for number in others:
-            if data_set in found[number]:
-                cells = "".join(cell(*values) for values in zip(*found[number][data_set]))
-                label = f"{swatch(number)} {text(names[number])}"
-                rows.append(f'<tr data-run="{number}"><th scope="row">{label}</th>{cells}</tr>')
-        bodies.append(element("tbody", {"class": "group", "data-set": data_set}, "".join(rows)))
-    note = (
-        f"Less {text(names[base])}, on the same queries of all splits: percentage points, and the {LEVEL} % interval "
-        f"of {DRAWS:,} bootstrap samples of splits and queries. Bold: 0 is outside. Training again may differ by more."
+    return fill(
+        "differences.html",
+        groups={
+            data_set: {number: found[number][data_set] for number in others if data_set in found[number]}
+            for data_set in dict.fromkeys(name for by_set in found.values() for name in by_set)
+        },
+        base=names[base],
+        names=names,
+        measures=list(MEASURES),
+        level=LEVEL,
+        draws=f"{DRAWS:,}",
+        zip=zip,
     )
-    header = [f'<th scope="col">{name}</th>' for name in ("Data set", *MEASURES)]
-    return f'<p class="note">{note}</p>{table(header, bodies, "Differences between runs")}'
-
-
-def cell(mean: float, low: float, high: float) -> str:
-    """Return a cell with a difference and its interval."""
-    shown = f"{mean:+.2f}"
-    if low > 0 or high < 0:
-        shown = f'<span class="best">{shown}</span>'
-    return f"<td>{shown} <small>{low:+.2f} to {high:+.2f}</small></td>"
