@@ -40,8 +40,7 @@ def serving(address, patience, **options):
 
 
 def run(address, words):
-    """Let the server run the command, a script and its arguments, with this process's folder, environment and
-    output."""
+    """Let the server run a script and its arguments, with this process's folder, environment and output."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
     request = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}

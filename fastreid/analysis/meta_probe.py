@@ -1,5 +1,4 @@
-"""What the virtual step of a meta step does: how far it goes, and how much it changes the gradient that trains the
-gates.
+"""What the virtual step of a meta step does: how far it goes, and how much it changes the gates' gradient.
 
 Without it a meta step is plain descent of the meta-test losses: where the gradients with and without it are the same,
 meta-learning's part in the result is nothing.

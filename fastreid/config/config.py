@@ -149,8 +149,7 @@ def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def parse_literal(value: Any) -> Any:
-    """Return the Python literal that a string spells, such as `(1, 2)` or `1e-3`; the string itself if it spells
-    none."""
+    """Return the Python literal that a string spells, such as `(1, 2)` or `1e-3`; else the string itself."""
     if not isinstance(value, str):
         return value
     try:

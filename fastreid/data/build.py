@@ -103,8 +103,7 @@ def number_items(names: list[str], parts: list[Items], camera_to_domain: bool) -
 
 
 def meta_names(cfg) -> tuple[str, ...]:
-    """Return the data sets of the meta loader: those of `META.DATA.NAMES`, all sources for "DG", none without meta
-    steps.
+    """Return the data sets of the meta loader: `META.DATA.NAMES`, all sources for "DG", none without meta steps.
 
     Raises:
         UserError: one of them is not in `DATASETS.NAMES`.

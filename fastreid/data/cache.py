@@ -190,8 +190,7 @@ def map_file(path: Path, kind: type, shape: tuple[int, ...]) -> np.memmap:
 
 
 def reserve_file(path: Path, size: int) -> None:
-    """Make a file of `size` zero bytes, unless there is a file of that size; it appears under its name when
-    complete."""
+    """Make a file of `size` zero bytes, unless there is one of that size; it has its name once it is complete."""
     if path.is_symlink() or path.is_file() and path.stat().st_size == size:
         return
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")

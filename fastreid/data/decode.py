@@ -1,5 +1,4 @@
-"""The one decoder: every image that this program reads, from files, PIL images or arrays, becomes upright 8-bit RGB
-here."""
+"""The one decoder: every image, from a file, a PIL image or an array, becomes upright 8-bit RGB here."""
 
 from __future__ import annotations
 
@@ -56,8 +55,7 @@ BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 def decoder_name() -> str:
-    """Return a text that is another one where the same file may give other pixels: with this decoder and its
-    libraries."""
+    """Name this decoder and its libraries: by another name, the same file may give other pixels."""
     return f"{DECODER} PIL {PIL.__version__} jpeg {features.version('jpg')} {features.version_feature('libjpeg_turbo')}"
 
 

@@ -326,8 +326,7 @@ class DefaultTrainer(ResumableTrainer):
 
 
 def find_checkpoint(folder: Path, number: int | None, trust: bool = False) -> tuple[Path, dict[str, Any]] | None:
-    """Return model_<number>.pth of a folder, or its last checkpoint that can be read, and its content; None without
-    any.
+    """Return model_<number>.pth of a folder, or its last readable checkpoint, and the content; None without any.
 
     Raises:
         UserError: there is no checkpoint of that number, or none can be read.

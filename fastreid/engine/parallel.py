@@ -53,8 +53,7 @@ class ParallelModel:
         return self.replica is not None
 
     def before_base_step(self, trained: Iterable[nn.Parameter]) -> None:
-        """Give up the replica where other parameters are trained than in the last step, as when frozen ones begin to
-        be."""
+        """Give up the replica where other parameters are trained than in the last step, as when freezing ends."""
         if num_processes() > 1 and self.trained != (trained := set(trained)):
             self.trained, self.replica = trained, None
 

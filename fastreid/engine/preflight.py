@@ -1,5 +1,4 @@
-"""What a run will need later, looked at before its first iteration: options of every phase, test sets, room on the
-disk."""
+"""What a run will need later, looked at before its first iteration: options, test sets, room on the disk."""
 
 from __future__ import annotations
 

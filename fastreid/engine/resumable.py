@@ -48,8 +48,7 @@ class ResumableTrainer(SimpleTrainer):
         self.rollback = Rollback(cfg.SOLVER.MAX_ROLLBACKS)
 
     def checkpoint_entries(self) -> dict[str, Any]:
-        """Return all that a checkpoint saves and restores, by entry, beside the `model`, the `iteration` and the
-        `config`.
+        """Return all that a checkpoint holds, by entry, beside the `model`, the `iteration` and the `config`.
 
         Raises:
             ValueError: two hooks name one entry, or a hook names one of these.
@@ -177,8 +176,7 @@ class ResumableTrainer(SimpleTrainer):
                 stream.end()
 
     def train_or_roll_back(self) -> None:
-        """Train to the end, with SOLVER.ON_NAN rollback again from the last good checkpoint when a loss is not
-        finite."""
+        """Train to the end; with SOLVER.ON_NAN rollback, go back to the last checkpoint when a loss is not finite."""
         while True:
             try:
                 self.train(self.start_iter, total_iterations(self.cfg))

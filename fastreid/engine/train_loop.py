@@ -310,8 +310,7 @@ class SimpleTrainer(TrainerBase):
         return losses
 
     def read_losses(self) -> None:
-        """Put the losses of the steps since the last call into the storage: the only time the host waits for the
-        device.
+        """Put the losses of the steps since the last call into the storage; only here the host waits for the device.
 
         Raises:
             NonFiniteLossError: one is not finite; the message has the iteration, the losses and the images.

@@ -121,7 +121,9 @@ def nearest_pairs(
     """Return all pairs of one person, and of the pairs of two people up to `limit` the `keep` nearest, 0: all.
 
     Pairs as far away as the last one that is kept are kept too. Memory holds a few blocks and what is kept.
-    Raises UserError when a distance is not a number.
+
+    Raises:
+        UserError: a distance is not a number.
     """
     person, camera, known = people.person, people.camera, people.known
     columns, same, different = np.arange(len(person)), [], []

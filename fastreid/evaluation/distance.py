@@ -28,7 +28,10 @@ def distance_blocks(
     """Yield (first query, distances (up to block_size, G) float32) over the queries, in order.
 
     `metric` is `cosine` (1 - cosine similarity) or `euclidean`. Beside the features, memory holds one block and one
-    number per gallery entry. Raises UserError on an unknown metric or features of different lengths.
+    number per gallery entry.
+
+    Raises:
+        UserError: the metric is unknown, or features have different lengths.
     """
     _check_features(q_feat, g_feat, metric)
     if block_size < 1:

@@ -25,7 +25,9 @@ def extract_features(cfg, model: nn.Module, items: Items, name: str = "") -> Ten
     """Return the test features of all images, (N, D) float32 on the CPU, in the items' order.
 
     With several processes each computes a share of the images; process 0 returns all features, the others None.
-    Raises UserError, in every process, when there is no image or one of them cannot be read in any process.
+
+    Raises:
+        UserError: in every process, if there is no image, or one of them cannot be read in any process.
     """
     if len(items) == 0:
         raise UserError(f"the test set {name} has no images: check its folder and splits")
@@ -97,8 +99,10 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def _gather(features: Tensor | None, error: str | None, images: int, per_process: int) -> Tensor | None:
     """Return all processes' features in process 0, None in the others.
 
-    Each process holds the next `per_process` images, the last ones fewer or none. Raises UserError in all of them when
-    one reports an error, so that none waits for it.
+    Each process holds the next `per_process` images, the last ones fewer or none.
+
+    Raises:
+        UserError: in all of them, if one reports an error, so that none waits for it.
     """
     world, rank = dist.get_world_size(), dist.get_rank()
     states: list[tuple[str | None, int]] = [(None, 0)] * world

@@ -24,7 +24,9 @@ def average_query_expansion(
     The k nearest features by cosine over query and gallery together, the feature itself among them, are averaged (the
     sum divided by k) with weights cosine ** alpha; the whole is repeated `times` times. Returns the new query and
     gallery features, float32. With a fractional alpha a negative cosine weighs nothing.
-    Raises UserError on features of different lengths or values of times, k or alpha below their minimum (0, 1, 0).
+
+    Raises:
+        UserError: features of different lengths or values of times, k or alpha below their minimum (0, 1, 0).
     """
     check_expansion(times, k, alpha)
     # Checks the lengths before the features are joined.

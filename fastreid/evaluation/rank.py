@@ -136,7 +136,8 @@ def no_match_error(queries: int) -> UserError:
 def check_shapes(shape: tuple[int, ...], labels: Labels) -> None:
     """Check identities and cameras against a distance matrix's shape.
 
-    Raises UserError when shapes disagree or a set is empty.
+    Raises:
+        UserError: shapes disagree or a set is empty.
     """
     found = {name: np.shape(values) for name, values in labels._asdict().items()}
     queries, gallery = len(labels.q_pids), len(labels.g_pids)
@@ -167,7 +168,8 @@ def check_distances(distances: np.ndarray, first_query: int = 0) -> None:
 def check_matrix(distmat: np.ndarray, labels: Labels) -> tuple[np.ndarray, SameIdentity]:
     """Return `distmat` as a C-ordered (Q, G) array of float32 or float64, and its pairs of the same identity.
 
-    Raises UserError when shapes disagree, a set is empty, a distance is not a number, or labels cannot be compared.
+    Raises:
+        UserError: shapes disagree, a set is empty, a distance is not a number, or labels cannot be compared.
     """
     distmat = np.asarray(distmat)
     check_shapes(distmat.shape, labels)
@@ -192,7 +194,8 @@ def _as_integers(query: np.ndarray, gallery: np.ndarray, name: str) -> tuple[np.
 def find_same_identity(labels: Labels) -> SameIdentity:
     """Find for each query the gallery entries of its identity.
 
-    Raises UserError when query and gallery mix numbers and text.
+    Raises:
+        UserError: query and gallery mix numbers and text.
     """
     q_pids, g_pids = _as_integers(labels.q_pids, labels.g_pids, "identities")
     q_camids, g_camids = _as_integers(labels.q_camids, labels.g_camids, "cameras")
@@ -261,7 +264,9 @@ def evaluate_rank(
     Identities and cameras, (Q,) and (G,), are numbers or text. Returns `cmc` (min(max_rank, G),), the share of valid
     queries with a true match among the first 1, 2, ... entries, and the average precision and inverse negative penalty
     of each valid query, in query order. Equal distances are ordered by gallery index.
-    Raises UserError on shapes that disagree, an empty set, NaN distances, or when no query has a true match.
+
+    Raises:
+        UserError: shapes disagree, a set is empty, a distance is not a number, or no query has a true match.
     """
     if max_rank < 1:
         raise UserError(f"max_rank must be at least 1, found {max_rank}.")

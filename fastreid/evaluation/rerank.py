@@ -51,7 +51,9 @@ def re_ranking(
     lambda_value * original + (1 - lambda_value) * Jaccard distance of the k-reciprocal neighbourhoods, where the
     original is the squared distance divided by the largest one of the query to any image. Equal distances are ordered
     by index, queries first. The memory needed is logged before the work starts.
-    Raises UserError on an unknown metric, features of different lengths or impossible values of k1, k2, lambda_value.
+
+    Raises:
+        UserError: an unknown metric, features of different lengths or impossible values of k1, k2, lambda_value.
     """
     check_reranking(k1, k2, lambda_value)
     # Checks the lengths before the features are joined.

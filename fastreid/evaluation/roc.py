@@ -257,7 +257,9 @@ def evaluate_roc(
     Scikit-learn's `roc_curve` (its dropping of collinear points included) over all kept pairs, score = distance,
     positives = pairs of different identities; the TPR at the first point whose FPR is nearest the target.
     Identities and cameras are numbers or text. NaN, after a warning, when no pair has different identities.
-    Raises UserError on shapes that disagree, an empty set, NaN distances, or when no query has a true match.
+
+    Raises:
+        UserError: shapes disagree, a set is empty, a distance is not a number, or no query has a true match.
     """
     distmat, same = check_matrix(distmat, Labels(q_pids, g_pids, q_camids, g_camids))
     return published_tpr(lambda: _row_blocks(distmat), SamePairs.of(distmat, same))

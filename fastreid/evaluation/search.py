@@ -62,7 +62,8 @@ class IvfIndex:
         nlist: cells; 0: 4 sqrt(G). No more than there are features for. nprobe: cells looked at for each query.
         folder: where the index is kept as `ivf_<hash of features and options>.faiss`, and taken from; None: nowhere.
 
-    Raises UserError when faiss is not installed, an option is out of its range, or a kept index is damaged.
+    Raises:
+        UserError: faiss is not installed, an option is out of its range, or a kept index is damaged.
 
     Johnson et al., "Billion-scale similarity search with GPUs" (IEEE Transactions on Big Data, 2021).
     """

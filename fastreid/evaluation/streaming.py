@@ -106,7 +106,8 @@ class MatrixDistances:
 def rows_per_block(block_size: int, columns: int) -> int:
     """Return how many rows of `columns` distances make a block of at most `block_size`; 1 if a row is longer.
 
-    Raises UserError when the size is below 1.
+    Raises:
+        UserError: the size is below 1.
     """
     if block_size < 1:
         raise UserError(f"TEST.BLOCK_SIZE, the number of distances in a block, must be at least 1, found {block_size}.")
@@ -122,7 +123,9 @@ def evaluate_blocks(
     """Evaluate a retrieval block by block, with the numbers of `evaluate_rank`, `evaluate_roc`, `evaluate_tpr_at_fpr`.
 
     Beside what `distances` holds, memory grows with the images and the pairs of the same identity only.
-    Raises UserError on shapes that disagree, an empty set, NaN distances, or when no query has a true match.
+
+    Raises:
+        UserError: shapes disagree, a set is empty, a distance is not a number, or no query has a true match.
     """
     queries, gallery = distances.shape
     check_shapes(distances.shape, labels)

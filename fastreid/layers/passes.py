@@ -151,8 +151,7 @@ def in_parts(function: Callable, gives_map: bool) -> Callable:
 
 
 def shares(kernels: Kernels, x: Tensor) -> bool:
-    """Tell whether the backward passes share what they need of a map: eagerly, on a GPU, where each function is a
-    launch.
+    """Tell whether the backward passes share what they need of a map: eagerly on a GPU, to save launches.
 
     On the CPU it is faster to compute it again in the cache.
     """

@@ -35,8 +35,7 @@ def population_statistics(model: nn.Module) -> Iterator[dict[BatchNorm, Populati
 
 @torch.no_grad()
 def take_population_statistics(populations: dict[BatchNorm, Population]) -> None:
-    """Make the running statistics of each layer those of its population; a layer that has seen nothing keeps its
-    own."""
+    """Make each layer's running statistics those of its population; a layer that saw nothing keeps its own."""
     for layer, population in populations.items():
         if population.count:
             layer.running_mean.copy_(population.mean)

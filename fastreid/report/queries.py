@@ -45,8 +45,7 @@ class QueryCard:
 
 @dataclass
 class QuerySet:
-    """The queries of one data set that a page shows; `queries` is how many its split has, `unmatched` without a
-    match."""
+    """The queries of one data set that a page shows; its split has `queries`, `unmatched` of them without a match."""
 
     data_set: str
     split: str

@@ -80,8 +80,7 @@ class WarmupMultiStepLR(WarmupLR):
 
 
 class WarmupCosineAnnealingLR(WarmupLR):
-    """Hold the rate for `delay_iters` iterations, then let it fall to `eta_min_lr` along half a cosine until
-    `max_iters`.
+    """Hold the rate for `delay_iters` iterations, then lower it to `eta_min_lr` along half a cosine to `max_iters`.
 
     There it stays, in iterations that come after those.
     """
@@ -112,8 +111,7 @@ class ConstantLR(WarmupLR):
 
 
 class TriangularLR(Schedule):
-    """A triangular cycle (Smith, arXiv 1506.01186) between two rates, which rises for half of its `period`
-    iterations."""
+    """A triangular cycle (Smith, arXiv 1506.01186) between two rates, rising for half of its `period`, in iterations."""
 
     def __init__(self, optimizer: MergedSGD, period: int, low: float, high: float):
         self.period, self.low, self.high = period, low, high
@@ -125,15 +123,13 @@ class TriangularLR(Schedule):
 
 
 def triangle(step: int, period: int, up_ratio: float) -> float:
-    """Return the height in 0..1 of a triangular wave at `step`; it starts at 0 and rises for int(up_ratio x period)
-    steps."""
+    """Return the height in 0..1 of a triangular wave at `step`, from 0, rising for int(up_ratio x period) steps."""
     position, top = step % period, int(up_ratio * period)
     return position / top if position < top else (period - position) / (period - top)
 
 
 def cycle_period(iters_per_epoch: int, per_epoch: float, option: str) -> int:
-    """Return the steps in one period of a cycle that is gone through `per_epoch` (`option`) times an epoch, at least
-    2."""
+    """Return the steps, at least 2, in one period of a cycle that comes `per_epoch` (`option`) times an epoch."""
     if per_epoch <= 0 or iters_per_epoch <= 0:
         raise UserError(
             f"a cycle needs SOLVER.ITERS_PER_EPOCH and {option} above 0; found {iters_per_epoch} and {per_epoch}"

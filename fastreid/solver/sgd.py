@@ -93,8 +93,7 @@ class MergedSGD(torch.optim.SGD):
                     values[entry] = laid_out_as(parameter, value)
 
     def without_momentum(self, name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Return a state with one group per parameter without that of the parameter `name`, whose momentum then
-        begins."""
+        """Return a state, one group per parameter, without the momentum of the parameter `name`."""
         left_out = self.names.index(name) if name in self.names else None
         return {**state_dict, "state": {i: values for i, values in state_dict["state"].items() if i != left_out}}
 

@@ -1,7 +1,7 @@
-"""Checkpoints: `model_0099999.pth` = {model, optimizer_main, scheduler_main, optimizer_norm, scheduler_norm,
-iteration}.
+"""Checkpoints, as published, with more in them.
 
-Beside these published entries, this program's hold the config as text, and whatever else moves during a run: a
+`model_0099999.pth` = {model, optimizer_main, scheduler_main, optimizer_norm, scheduler_norm, iteration}. Beside these
+published entries, this program's hold the config as text, and whatever else moves during a run: a
 training run's are listed by `ResumableTrainer.checkpoint_entries`.
 `last_checkpoint` names the newest; `checkpoints.json` lists those of the present run, the oldest first.
 """

@@ -166,8 +166,7 @@ def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]])
 
 
 def home_path(text: str) -> Path:
-    """Return a path of a command line, ~ standing for the home folder: shells leave it in --option=~/x and in
-    quotes."""
+    """Return a path of a command line; ~ is the home folder, which shells leave in --option=~/x and in quotes."""
     return Path(text).expanduser()
 
 

@@ -37,8 +37,7 @@ class ConsoleFormatter(logging.Formatter):
 
 
 def show_any_name(stream: TextIO) -> None:
-    """Let a console show names that it cannot encode, of other bytes than UTF-8 or letters than its own, with
-    escapes."""
+    """Let a console show names that it cannot encode, as they are not UTF-8 or not its letters, with escapes."""
     if isinstance(stream, io.TextIOWrapper):  # not one that a test or a notebook put in its place
         stream.reconfigure(errors="backslashreplace")
 

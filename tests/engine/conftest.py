@@ -165,6 +165,5 @@ def make_real_trainer(folder, workers=0, kind=DefaultTrainer, **more):
 
 @pytest.fixture
 def make_full_run():
-    """`make_full_run(folder, workers, kind, SOLVER__MAX_ITER=3)`: a run's trainer on the data of `root`, 9 iterations
-    an epoch."""
+    """`make_full_run(folder, workers, kind, SOLVER__MAX_ITER=3)`: a trainer on `root`, 9 iterations an epoch."""
     return make_real_trainer

@@ -272,8 +272,7 @@ EPOCH = 9  # iterations
 
 @pytest.fixture
 def two_epochs(root, make_full_run):
-    """The folder of a run's checkpoint after two epochs at SOLVER.STEPS [1], with momentum but without the two
-    epochs."""
+    """A folder with a run's checkpoint after two epochs at SOLVER.STEPS [1], with momentum, not the two epochs."""
     trainer = make_full_run(root / "run", SOLVER__STEPS=[1], META__SOLVER__INIT__FIRST_INNER_LOOP=1)
     trainer.run_step()
     for scheduler in trainer.schedulers.values():

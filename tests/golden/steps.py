@@ -65,8 +65,7 @@ def check(
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
 ) -> None:
-    """Train as many iterations as there are tolerances, or vectors, and compare everything that the vectors hold of
-    them.
+    """Train as many iterations as there are tolerances, or vectors, and compare all that the vectors hold.
 
     Args:
         name: of the vectors. recipe: the module recipe.py. tolerances: of each iteration, relative to the norm of each

@@ -1,5 +1,4 @@
-"""The one operation behind the normalization layers: adversarial inputs, derivatives, parts, activations,
-compilation."""
+"""The operation behind the normalization layers: adversarial inputs, derivatives, parts, compilation."""
 
 import gc
 import math

@@ -396,8 +396,7 @@ def test_a_triplet_loss_above_that_of_equal_features_draws_all_features_together
     same |= {"new_pos": [1, 0, 0], "new_neg": [0, 1, 1]}
 
     def loss_and_push(margin: float) -> tuple[float, float]:
-        """The loss, and its slope when the deviations from any fixed point grow in proportion, above 0: pulls
-        together."""
+        """The loss, and its slope as deviations from a fixed point grow in proportion; above 0: pulls together."""
         loss = triplet_loss(features, targets, domains, margin=margin, **same)
         (gradient,) = torch.autograd.grad(loss, features)
         return loss.item(), (gradient * (features - features.mean(0))).sum().item()

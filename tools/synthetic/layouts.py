@@ -295,8 +295,7 @@ def plan_msmt17(seed: int, counts: dict[str, int]) -> Plan:
 
 
 def plan_folder(name: str, seed: int, counts: dict[str, int], wide: bool = False) -> Plan:
-    """A set in the layout that `folder:<name>` reads, of a style of its own, like the sources' or from a wider
-    range."""
+    """A set in the layout that `folder:<name>` reads, its style like the sources' or from a wider range."""
     plan = Plan(name, WIDE + name if wide else name)
     plan_people(
         plan, seed, counts, 4, lambda part, pid, camera, number: f"{part}/{pid + 1:04d}_c{camera + 1}_{number:03d}.jpg"

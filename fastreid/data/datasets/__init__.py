@@ -73,7 +73,8 @@ def dataset_names() -> list[str]:
 def build_dataset(name: str, root: Path) -> ReidDataset:
     """The data set called `name`, whose folder is under `root`.
 
-    Raises UserError for a name that is not known, naming the nearest ones, and for a missing folder.
+    Raises:
+        UserError: the name is not known, which the message says with the nearest ones, or the folder is missing.
     """
     if name.startswith(PREFIX):
         return ImageFolder(root, name)

@@ -39,8 +39,7 @@ class Items:
 
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[str, int, int]]) -> Items:
-        """Build from (path, pid, camid) rows; raises UserError for a number that no array holds, as of a name of
-        digits."""
+        """Build from (path, pid, camid) rows; raises UserError for a number that is too large for an array."""
         rows = list(rows)
         for path, *numbers in rows:
             if max(numbers, default=0) > MOST:
@@ -108,7 +107,12 @@ def pid_and_camid(match: re.Match) -> tuple[int, int]:
 class ReidDataset:
     """A data set found at `root / folder`; subclasses override `train`, `test` or both.
 
-    `name` is the name it was asked for by, used in messages. Raises UserError if the root or the folder is missing.
+    Args:
+        root: of all data sets.
+        name: by which it was asked for, for messages.
+
+    Raises:
+        UserError: the root or the folder is missing.
     """
 
     folder: ClassVar[str] = ""
@@ -150,7 +154,9 @@ class ReidDataset:
         """List a folder's images in name order and read identity and camera from each name.
 
         `pattern` is matched from the start of the file name, `decode` turns the match into (pid, camid).
-        Raises UserError for an empty folder and for a name that does not match, with `example` as the name expected.
+
+        Raises:
+            UserError: the folder is empty, or a name does not match; `example` is the name expected.
         """
         rows = []
         for file_name in image_names(self.name, folder):

@@ -76,7 +76,8 @@ def require_file(name: str, path: Path) -> Path:
 def image_names(name: str, folder: Path) -> list[str]:
     """The image file names in `folder`, sorted; hidden files and other kinds of files are passed over.
 
-    Raises UserError if the folder is missing, cannot be read or has no images.
+    Raises:
+        UserError: the folder is missing, cannot be read or has no images.
     """
     require_subfolder(name, folder)
     images, others = list_images(name, folder)

@@ -74,9 +74,12 @@ def stored_splits(
 ) -> list[NamedSplit]:
     """The splits in the file `path`; without one they are drawn, and the file is written if `keep`.
 
-    known, expand: see `read_splits`.
-    Raises UserError if an existing file cannot be used. A file that cannot be written is a warning only, since the same
-    splits are drawn again next time.
+    Args:
+        known, expand: see `read_splits`.
+
+    Raises:
+        UserError: an existing file cannot be used. A file that cannot be written is a warning only, since the same
+            splits are drawn again next time.
     """
     if path.exists():
         return read_splits(path, known, expand)
@@ -123,8 +126,13 @@ def read_splits(
 ) -> list[NamedSplit]:
     """The splits in the file `path`.
 
-    known: file names that splits may use. expand: turns an entry of another layout into one with query and gallery.
-    count: how many splits the file must hold. Raises UserError if it cannot be used.
+    Args:
+        known: file names that splits may use.
+        expand: turns an entry of another layout into one with query and gallery.
+        count: how many splits the file must hold.
+
+    Raises:
+        UserError: it cannot be used.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))

@@ -65,7 +65,8 @@ def known_names() -> list[str]:
 def chosen_sets(word: str) -> list[str]:
     """The sets that a name means: that of a set or family, or one from DATASETS, such as DG_GRID; in any case.
 
-    Raises UserError for a name that is not known, with the nearest ones.
+    Raises:
+        UserError: the name is not known; the message has the nearest ones.
     """
     name = word.lower().removeprefix("dg_").removeprefix("all_")
     if name in SETS:
@@ -80,7 +81,8 @@ def chosen_sets(word: str) -> list[str]:
 def prepare_sets(names: Sequence[str], root: Path, check_only: bool, workers: int) -> list[Report]:
     """Prepare and verify sets one after the other; with check_only nothing is written.
 
-    Raises UserError if the root is missing.
+    Raises:
+        UserError: the root is missing.
     """
     if not root.is_dir():
         raise UserError(

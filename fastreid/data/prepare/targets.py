@@ -101,8 +101,7 @@ class PrepareVIPeR(Preparation):
         return [split.name for split in beside] or super().top_folders()
 
     def parts(self) -> list[Part]:
-        """cam_a and cam_b, or the query, gallery and training folders of the splits; the reader tells which are
-        missing."""
+        """cam_a and cam_b, or the folders of the splits, of which the reader tells which are missing."""
         if not self.splits:
             deeper = (
                 [split.name for outer in folders_in(self.path) for split in split_folders(outer)]
