@@ -27,22 +27,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from fastreid.data.datasets import datasets_root
-from tools.synthetic.layouts import (
-    MIN_IDS,
-    MIN_IMAGES,
-    NOBODY,
-    PLANS,
-    PUBLISHED,
-    SCALES,
-    Plan,
-    counts_for,
-    plan_folder,
-)
-from tools.synthetic.raw import NUM_VIEWS, RAW_FILES, pack
-from tools.synthetic.scenes import GAP, WIDE, WIDEST, Gap, Shot, save_shot
 from fastreid.utils.errors import UserError, run_command, shield_pool_worker
 from fastreid.utils.files import home_path
 from fastreid.utils.machine import num_cores
+from tools.synthetic.layouts import MIN_IDS, MIN_IMAGES, NOBODY, PLANS, PUBLISHED, SCALES, Plan, counts_for, plan_folder
+from tools.synthetic.raw import NUM_VIEWS, RAW_FILES, pack
+from tools.synthetic.scenes import GAP, WIDE, WIDEST, Gap, Shot, save_shot
 
 MARKER = ".made_by_make_synthetic_datasets.json"
 DRAWING_VERSION = 1  # to be raised when the same options give other bytes

@@ -16,15 +16,15 @@ sys.path.insert(0, str(PROJECT))
 
 from tabulate import tabulate  # noqa: E402
 
-from tools.table.experiment import Experiment, read_experiment  # noqa: E402
-from tools.table.figure import plot_table  # noqa: E402
-from tools.table.places import places_for  # noqa: E402
-from tools.table.runs import TableRun, TableRunner, plan_runs  # noqa: E402
-from tools.table.numbers import write_tables  # noqa: E402
 from fastreid.utils.errors import UserError, run_command  # noqa: E402
 from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.locks import lock_file  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
+from tools.table.experiment import Experiment, read_experiment  # noqa: E402
+from tools.table.figure import plot_table  # noqa: E402
+from tools.table.numbers import write_tables  # noqa: E402
+from tools.table.places import places_for  # noqa: E402
+from tools.table.runs import TableRun, TableRunner, plan_runs  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

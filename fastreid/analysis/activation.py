@@ -24,7 +24,8 @@ def activation_maps(cfg, model: nn.Module, paths: Iterable[str], name: str = "")
     place to its strongest: maps of two images do not say in which one a place is stronger. An even map is 0.
 
     Args:
-        cfg, model: as of a test. name: stands beside the progress bar.
+        cfg, model: as of a test.
+        name: stands beside the progress bar.
 
     Raises:
         UserError: an image cannot be read.

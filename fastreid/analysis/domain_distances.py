@@ -33,8 +33,9 @@ STYLES = {TO_SOURCES: "-", TO_TARGETS: "--"}
 class DomainDistances:
     """Distances between the images of each two of M domains.
 
-    values: by (a, b), a <= b, all distances between two different images, one in domain a, one in b; mean, gap: (M, M),
-    NaN where a domain has a single image and so no distance within.
+    Attributes:
+        values: by (a, b), a <= b, all distances between two different images, one in domain a, one in b.
+        mean, gap: (M, M), NaN where a domain has a single image and so no distance within.
     """
 
     labels: list[str]

@@ -35,7 +35,8 @@ TWO_CAMERAS, ONE_CAMERA = "two cameras", "one camera"
 class PairDistances:
     """Distances of pairs of images of one person (intra, (M,)) and of two people (inter, (N,)), either may be empty.
 
-    pairs: whether intra pairs are from two cameras or, where there are no such pairs, from one.
+    Attributes:
+        pairs: whether intra pairs are from two cameras or, where there are no such pairs, from one.
     """
 
     name: str
@@ -77,7 +78,8 @@ def random_pairs(
     Pairs are numbered, and numbers drawn without repetition, so that no list of all pairs is needed.
 
     Args:
-        order: (N,) image indices, group after group. sizes: (G,) images in each group.
+        order: (N,) image indices, group after group.
+        sizes: (G,) images in each group.
     """
     ends = np.cumsum(sizes * (sizes - 1) // 2)
     total = int(ends[-1])

@@ -26,8 +26,10 @@ BEYOND = (10, 100)  # times the largest inner ratio of training
 class ProbedStep:
     """A virtual step of one inner ratio in one meta step.
 
-    mean, largest: of |g' - g| over the parameters that it moves. cosine: between the meta-test losses' gradients at the
-    virtual and at the real parameters. change: the norm of their difference over that of the latter.
+    Attributes:
+        mean, largest: of |g' - g| over the parameters that it moves.
+        cosine: between the meta-test losses' gradients at the virtual and at the real parameters.
+        change: the norm of their difference over that of the latter.
     """
 
     mean: float

@@ -30,7 +30,8 @@ WIDEST = 2000  # pixels of a title or heading; a path may have 4,096 letters
 class Tile:
     """One image with lines of text below; `frame` is query, right, wrong or nothing.
 
-    heat: where a model looks, (h, w) of 0..1, shown on a second copy below the image.
+    Attributes:
+        heat: where a model looks, (h, w) of 0..1, shown on a second copy below the image.
     """
 
     path: str

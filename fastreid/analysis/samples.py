@@ -19,8 +19,9 @@ SOURCE, TARGET = "source", "target"
 class Sample:
     """Images of a data set, or of a domain, with features (N, D) float32 in the items' order.
 
-    known: (N,) bool, False for images of people that no query asks for. Among them are distractors, which data sets
-    file under one identity though they show many people.
+    Attributes:
+        known: (N,) bool, False for images of people that no query asks for. Among them are distractors, which data sets
+            file under one identity though they show many people.
     """
 
     name: str

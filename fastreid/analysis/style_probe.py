@@ -29,9 +29,12 @@ EPS = 1e-5
 class Probed(NamedTuple):
     """What linear probes find, in 0..1.
 
-    domain, person: accuracy on people, and on cameras of a person, that the probe has not seen; the latter is the mean
-    over domains, each with a probe of its own. domain_share: of the features' variance, what lies between domains.
-    person_share: of the rest, what lies between people (the intraclass correlation). Shares are means over channels.
+    Attributes:
+        domain, person: accuracy on people, and on cameras of a person, that the probe has not seen; the latter is the
+            mean over domains, each with a probe of its own.
+        domain_share: of the features' variance, what lies between domains.
+        person_share: of the rest, what lies between people (the intraclass correlation). Shares are means over
+            channels.
     """
 
     domain: float

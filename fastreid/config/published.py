@@ -28,8 +28,9 @@ MEANING = {("OUTPUT_DIR", "logs/"): ""}
 class Absent(NamedTuple):
     """An option that this program does not have.
 
-    values: those at which nothing is missing, none of them: any. why: what is missing at another value; where any will
-    do, why no number depends on it.
+    Attributes:
+        values: those at which nothing is missing, none of them: any.
+        why: what is missing at another value; where any will do, why no number depends on it.
     """
 
     values: tuple
@@ -148,7 +149,8 @@ def accept_absent(option: str, value: Any, where: str) -> None:
     """Accept an option of `ABSENT` at a value at which this program does the same as the published one.
 
     Args:
-        value: as the config has it, a literal. where: the file, or "command line", for the message.
+        value: as the config has it, a literal.
+        where: the file, or "command line", for the message.
 
     Raises:
         UserError: at this value something would be lost; the message says what.

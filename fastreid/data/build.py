@@ -29,7 +29,10 @@ ALL_SOURCES = ("DG",)  # META.DATA.NAMES that stand for all of DATASETS.NAMES
 class TrainingData:
     """All source images; identities are numbered 0..num_classes-1 over all domains, domains 0..num_domains-1.
 
-    paths: (N,) unicode; pids, camids, domains: (N,) int64; domain_sets: the data set of each domain.
+    Attributes:
+        paths: (N,) unicode.
+        pids, camids, domains: (N,) int64.
+        domain_sets: the data set of each domain.
     """
 
     paths: np.ndarray

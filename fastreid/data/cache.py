@@ -47,7 +47,10 @@ class ImageCache:
     Loader workers must be forked, so that the maps stay shared.
 
     Args:
-        paths: (N,) unicode. size: height, width. pixels: (N, H, W, 3) uint8 map. seals: (N,) uint64 map, 0 = empty.
+        paths: (N,) unicode.
+        size: height, width.
+        pixels: (N, H, W, 3) uint8 map.
+        seals: (N,) uint64 map, 0 = empty.
     """
 
     def __init__(self, paths: np.ndarray, size: Sequence[int], pixels: np.ndarray, seals: np.ndarray):
@@ -111,7 +114,9 @@ def open_cache(place: str, paths: np.ndarray, size: Sequence[int]) -> ImageCache
     """Return the cache of the images `paths` of one data set, made if there is none yet.
 
     Args:
-        place: "ram", or a folder for the files. paths: (N,) unicode. size: height, width.
+        place: "ram", or a folder for the files.
+        paths: (N,) unicode.
+        size: height, width.
 
     Raises:
         UserError: there is not enough memory or disk space, or the folder cannot be written to.

@@ -23,7 +23,8 @@ class ImageDataset(Dataset):
     """Items as dictionaries of images (3, H, W), targets, camids, domains and img_paths.
 
     Args:
-        paths: (N,) unicode. targets, camids, domains: (N,) int64. Arrays, so that worker processes share their memory.
+        paths: (N,) unicode.
+        targets, camids, domains: (N,) int64. Arrays, so that worker processes share their memory.
         transform: PIL image -> tensor.
         cache: item index -> image of the size that the transform expects; None: the files are read.
     """
@@ -73,8 +74,9 @@ class TrainDataset(ImageDataset):
     on the number of workers or processes. (RandomPatch is the exception: its patches are those that a worker has seen.)
 
     Args:
-        seed: of the stream. skip_corrupt: show another image of the same identity in the place of one that cannot be
-            read, and log their number; False raises UserError.
+        seed: of the stream.
+        skip_corrupt: show another image of the same identity in the place of one that cannot be read, and log their
+            number; False raises UserError.
     """
 
     def __init__(self, *args, seed: int, skip_corrupt: bool = False, **kwargs):

@@ -32,7 +32,9 @@ NO_GRADIENT = 1e-9
 class Part(NamedTuple):
     """What one forward pass sees: a whole batch or, in a meta step, its images of some domains.
 
-    losses: what `option` names. domains: their places in the random order of the domains; None: the whole batch.
+    Attributes:
+        losses: what `option` names.
+        domains: their places in the random order of the domains; None: the whole batch.
     """
 
     option: str

@@ -47,7 +47,9 @@ def convert_iteration(path: Path, content: dict[str, Any], changed: dict[str, st
     What follows from the iteration is taken out of the content.
 
     Args:
-        path: of the checkpoint. changed: `changed_options` since then. iters_per_epoch: of the present run.
+        path: of the checkpoint.
+        changed: `changed_options` since then.
+        iters_per_epoch: of the present run.
     """
     positions = content.get("data_positions", {})
     before = positions.get("iters_per_epoch")

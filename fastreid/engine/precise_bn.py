@@ -59,7 +59,9 @@ class PreciseStatistics(HookBase):
     training sees the same data with it as without.
 
     Args:
-        loader: of the batches. num_batches: TEST.PRECISE_BN.NUM_ITER. period: 0: at the end only.
+        loader: of the batches.
+        num_batches: TEST.PRECISE_BN.NUM_ITER.
+        period: 0: at the end only.
     """
 
     def __init__(self, loader: DataLoader, num_batches: int, period: int):

@@ -50,7 +50,11 @@ class Predictor:
         opts: options over the config, `["MODEL.DEVICE", "cpu", "TEST.FLIP", "True"]`; MODEL.WEIGHTS among them is the
             checkpoint.
 
-    Attributes: cfg, checkpoint (Path), model (in evaluation mode), device, image_size (height, width), feature_size D.
+    Attributes:
+        cfg, checkpoint (a path), device: as found.
+        model: in evaluation mode.
+        image_size: (height, width).
+        feature_size: D.
 
     Raises:
         UserError: there is no config or checkpoint, or they do not fit each other.
@@ -107,8 +111,8 @@ class Predictor:
         threshold belongs to the place where it was calibrated.
 
         Args:
-            thresholds: its file; None: threshold.json beside the checkpoint. far: the false accept rate, where the file
-                has thresholds for several.
+            thresholds: its file; None: threshold.json beside the checkpoint.
+            far: the false accept rate, where the file has thresholds for several.
 
         Raises:
             UserError: as `__call__`, the numbers of images differ, or the file is missing, of another model or options.

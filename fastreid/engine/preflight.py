@@ -71,7 +71,8 @@ def require_room(trainer: SimpleTrainer, folder: Path, history: Sequence[str], e
     """Raise UserError if the disk has no room for the checkpoints that a run will write from where it is on.
 
     Args:
-        history: names of the checkpoints that the run has written. end: the run's last iteration + 1.
+        history: names of the checkpoints that the run has written.
+        end: the run's last iteration + 1.
     """
     solver, size = trainer.cfg.SOLVER, checkpoint_bytes(trainer)
     period = solver.CHECKPOINT_PERIOD

@@ -150,9 +150,7 @@ class ResumableTrainer(SimpleTrainer):
         if process_rank() > 0:
             return
         if (self.folder / run_files.LAST_CHECKPOINT).is_file():
-            logger.warning(
-                f"{self.folder} holds an earlier run: its checkpoints stay until this run replaces them"
-            )
+            logger.warning(f"{self.folder} holds an earlier run: its checkpoints stay until this run replaces them")
             (self.folder / run_files.LAST_CHECKPOINT).unlink()
         (self.folder / run_files.CHECKPOINTS).unlink(missing_ok=True)
         for path in (self.folder / run_files.BEST, self.folder / run_files.METRICS):

@@ -47,7 +47,8 @@ class WeightAveraging(HookBase):
     `PreciseStatistics` must stand behind this hook.
 
     Args:
-        cfg: with iterations, not epochs. scheduler: of the main optimizer.
+        cfg: with iterations, not epochs.
+        scheduler: of the main optimizer.
     """
 
     checkpoint_entry = "weight_averaging"

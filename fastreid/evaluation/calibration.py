@@ -48,9 +48,13 @@ class People:
     """Who is seen by which camera, so that pairs can be counted before any distance is computed.
 
     Args:
-        items: N images. known: (N,) bool, False for distractors, of whom two make no pair.
+        items: N images.
+        known: (N,) bool, False for distractors, of whom two make no pair.
 
-    Attributes: person (N,), numbers from 0; count, people and distractors together; same (count,), pairs of each.
+    Attributes:
+        person: (N,) numbers from 0.
+        count: people and distractors together.
+        same: (count,) pairs of each.
     """
 
     def __init__(self, items: Items, known: np.ndarray) -> None:
@@ -103,8 +107,10 @@ class People:
 class Pairs:
     """Distances of the pairs of one person (P,) and the smallest of those of two (K,), each ascending.
 
-    owner: (P,) the person. first, second: (K,) the two people. limit: each pair of two people up to this distance is
-    there.
+    Attributes:
+        owner: (P,) the person.
+        first, second: (K,) the two people.
+        limit: each pair of two people up to this distance is there.
     """
 
     same: np.ndarray
@@ -308,7 +314,8 @@ def load_threshold(predictor: Predictor, path: Path | None = None, far: float | 
     """Return the threshold of a file of tools/calibrate.py for the model of a predictor.
 
     Args:
-        path: the file; None: threshold.json beside the checkpoint. far: which, where the file has several.
+        path: the file; None: threshold.json beside the checkpoint.
+        far: which, where the file has several.
 
     Raises:
         UserError: there is no such file or rate, it is damaged, or of another checkpoint, metric or options.

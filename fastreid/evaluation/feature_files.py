@@ -25,8 +25,11 @@ logger = logging.getLogger(__name__)
 class ImageFeatures:
     """Features of images and what they were computed from.
 
-    features: (N, D) float32. paths: (N,) unicode, as they were named. sizes, times: (N,) int64, the files' bytes and
-    times of change in nanoseconds. weights, options: of the model, see `model_fingerprint`.
+    Attributes:
+        features: (N, D) float32.
+        paths: (N,) unicode, as they were named.
+        sizes, times: (N,) int64, the files' bytes and times of change in nanoseconds.
+        weights, options: of the model, see `model_fingerprint`.
     """
 
     features: np.ndarray

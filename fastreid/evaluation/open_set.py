@@ -39,7 +39,8 @@ def open_split(items: Items, split: Split, unknown: float, seed: int) -> Split:
     """Return a split without the gallery images of a share of the people who are asked for and have a match.
 
     Args:
-        unknown: that share, 0 for the split as it is. seed: which people; the same for the same data and seed.
+        unknown: that share, 0 for the split as it is.
+        seed: which people; the same for the same data and seed.
 
     Raises:
         UserError: afterwards no query, or every query, is without a match.

@@ -45,7 +45,9 @@ def _compiled() -> ModuleType | None:
 class Labels(NamedTuple):
     """Identities and cameras of Q queries and G gallery images, numbers or text, in the order of `evaluate_rank`.
 
-    q_pids, q_camids: (Q,). g_pids, g_camids: (G,).
+    Attributes:
+        q_pids, q_camids: (Q,).
+        g_pids, g_camids: (G,).
     """
 
     q_pids: np.ndarray

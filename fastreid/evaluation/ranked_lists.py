@@ -36,8 +36,10 @@ class RankedItem:
 class RankedQuery:
     """One query and its nearest gallery images, nearest first.
 
-    ap: average precision, 0..1. first_match: rank of the nearest true match, from 1, which may lie beyond `items`. Both
-    are None for a query without a true match.
+    Attributes:
+        ap: average precision, 0..1.
+        first_match: rank of the nearest true match, from 1, which may lie beyond `items`. Both are None for a query
+            without a true match.
     """
 
     path: str

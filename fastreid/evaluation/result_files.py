@@ -26,9 +26,13 @@ HEADER_FILL = PatternFill("solid", fgColor="DDE6F0")
 class QueryRow:
     """One query of one split; what is measured is None for a query without a true match.
 
-    average_precision: 0..1. first_correct_rank: from 1. distance_margin: distance of the nearest image of another
-    identity less that of the nearest true match, above 0 where the first image is right. nearest_other, other_identity,
-    other_camera: of that image of another identity. All four are None too where the gallery has no other identity.
+    Attributes:
+        average_precision: 0..1.
+        first_correct_rank: from 1.
+        distance_margin: distance of the nearest image of another identity less that of the nearest true match, above 0
+            where the first image is right.
+        nearest_other, other_identity, other_camera: of that image of another identity. All four are None too where the
+            gallery has no other identity.
     """
 
     split: str
@@ -54,7 +58,9 @@ def write_workbook(
     """Write a workbook with the published table (sheet `results`) and all metrics of all splits (sheet `splits`).
 
     Args:
-        rows: metrics in percent by the table's row. splits: by data set and split. columns: the table's columns.
+        rows: metrics in percent by the table's row.
+        splits: by data set and split.
+        columns: the table's columns.
     """
     workbook = Workbook()
     table = workbook.active

@@ -27,8 +27,12 @@ ALL_AVERAGE = "** all_average **"
 class Counts:
     """The images that the numbers of one split are of.
 
-    queries: all. without_match: those without a gallery image of the same identity from another camera, which take part
-    in no mean. gallery: all its images. distractors: those of them whose identity no query asks for.
+    Attributes:
+        queries: all.
+        without_match: those without a gallery image of the same identity from another camera, which take part in no
+            mean.
+        gallery: all its images.
+        distractors: those of them whose identity no query asks for.
     """
 
     queries: int
@@ -41,9 +45,12 @@ class Counts:
 class Results:
     """What an evaluation found, by data set.
 
-    splits: metrics in percent of each split. cmc: the curve of each split, as shares. counts: the images of each split.
-    queries: if asked for, one row for each query of each split. open_set: if asked for, the figures of `open_set_rates`
-    of each split.
+    Attributes:
+        splits: metrics in percent of each split.
+        cmc: the curve of each split, as shares.
+        counts: the images of each split.
+        queries: if asked for, one row for each query of each split.
+        open_set: if asked for, the figures of `open_set_rates` of each split.
     """
 
     splits: dict[str, dict[str, Metrics]] = field(default_factory=dict)

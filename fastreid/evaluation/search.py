@@ -59,7 +59,8 @@ class IvfIndex:
     """Gallery features (G, D) float32 in cells of faiss, of which a search looks only at those nearest to the query.
 
     Args:
-        nlist: cells; 0: 4 sqrt(G). No more than there are features for. nprobe: cells looked at for each query.
+        nlist: cells; 0: 4 sqrt(G). No more than there are features for.
+        nprobe: cells looked at for each query.
         folder: where the index is kept as `ivf_<hash of features and options>.faiss`, and taken from; None: nowhere.
 
     Raises:

@@ -115,10 +115,7 @@ def rows_per_block(block_size: int, columns: int) -> int:
 
 
 def evaluate_blocks(
-    distances: FeatureDistances | MatrixDistances,
-    labels: Labels,
-    max_rank: int = 50,
-    margins: bool = False,
+    distances: FeatureDistances | MatrixDistances, labels: Labels, max_rank: int = 50, margins: bool = False
 ) -> Retrieval:
     """Evaluate a retrieval block by block, with the numbers of `evaluate_rank`, `evaluate_roc`, `evaluate_tpr_at_fpr`.
 

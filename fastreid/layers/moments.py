@@ -45,10 +45,13 @@ class Source(NamedTuple):
     """Where batch normalization has its statistics from in one forward pass.
 
     Args:
-        mean, var: the running statistics. pooled: it uses those of the images instead, where there are any.
-        synchronized: of the images of all processes. first: the channel of the maps that is theirs first.
+        mean, var: the running statistics.
+        pooled: it uses those of the images instead, where there are any.
+        synchronized: of the images of all processes.
+        first: the channel of the maps that is theirs first.
         batches: the number of batches that have moved the running statistics, which this one moves by `momentum`; None:
-            they stay. population: what adds up the images' statistics.
+            they stay.
+        population: what adds up the images' statistics.
     """
 
     mean: Tensor
@@ -65,8 +68,8 @@ class Statistics(NamedTuple):
     """Mean and variance (C,) that batch normalization uses.
 
     Args:
-        images: the number of images they are those of; None where they are constants. synchronized: whether these are
-            the images of all processes.
+        images: the number of images they are those of; None where they are constants.
+        synchronized: whether these are the images of all processes.
     """
 
     mean: Tensor
@@ -103,7 +106,8 @@ def find_statistics(mean: Tensor, var: Tensor, pixels: int, source: Source | Non
     """Return the batch's statistics from the images' moments (N, C), and move or add up what the source says.
 
     Args:
-        pixels: H * W of the maps. source: None for a layer without batch normalization, on which nothing depends.
+        pixels: H * W of the maps.
+        source: None for a layer without batch normalization, on which nothing depends.
     """
     channels = mean.shape[1]
     if source is None:

@@ -276,8 +276,9 @@ def norm_factory(
     """Return the constructor, by channel count, of the layer that `MODEL.NORM.TYPE_BACKBONE` names.
 
     Args:
-        bin_init: a value of `MODEL.NORM.BIN_INIT`. fc_multiply: `MODEL.NORM.IN_FC_MULTIPLY`. others: types that the
-            caller deals with itself, for the message.
+        bin_init: a value of `MODEL.NORM.BIN_INIT`.
+        fc_multiply: `MODEL.NORM.IN_FC_MULTIPLY`.
+        others: types that the caller deals with itself, for the message.
 
     Raises:
         UserError: an unknown type or gate initialization; the message lists the known ones.

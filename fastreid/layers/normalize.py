@@ -44,8 +44,8 @@ def normalize(
     """Return activation(scale * (x - mean) + shift + residual), in the type and memory format of x.
 
     Args:
-        source: of the batch's statistics; None for a layer without batch normalization. eps: what is added to
-            variances.
+        source: of the batch's statistics; None for a layer without batch normalization.
+        eps: what is added to variances.
     """
     if torch.compiler.is_compiling():  # whole-model compilation and export fuse and differentiate this themselves
         return composed(x, mixture, source, eps, activation, residual)

@@ -73,7 +73,8 @@ class MixStyle(RandomStyle):
     Zhou et al., "Domain Generalization with MixStyle" (ICLR 2021, arXiv 2104.02008).
 
     Args:
-        prob: share of the forward passes of training in which it does this. alpha: small ones leave most of one style.
+        prob: share of the forward passes of training in which it does this.
+        alpha: small ones leave most of one style.
         partner: "random": a random order of the batch; "domain": one of the images of other domains, drawn for each.
     """
 

@@ -65,7 +65,8 @@ def line_chart(
     """Return a figure with one line for each series that has a finite point (above 0 on a logarithmic scale).
 
     Args:
-        y_range: the values that the chart must include at least. data: attributes of the figure, for filters.
+        y_range: the values that the chart must include at least.
+        data: attributes of the figure, for filters.
     """
     lines = [drawn for line in lines if (drawn := _finite(line, log)).xs]
     if not lines:

@@ -29,7 +29,8 @@ ALL_SETS = "all_average"
 class Line:
     """One run on one data set (`all_average`: the mean over them): its best and last value of every column.
 
-    values: by `best Rank-1`, `best at Rank-1` (the iteration), `last Rank-1` and so on, None where there is none.
+    Attributes:
+        values: by `best Rank-1`, `best at Rank-1` (the iteration), `last Rank-1` and so on, None where there is none.
     """
 
     run: str

@@ -26,7 +26,9 @@ PREFIX = "gates/"
 class GateHistory:
     """Gates by iteration (T, counted from 1) and layer (L, from the input to the output).
 
-    mean, std: (T, L); shares: (T, L, BINS), the share of a layer's channels in each of the even bins from 0 to 1.
+    Attributes:
+        mean, std: (T, L).
+        shares: (T, L, BINS), the share of a layer's channels in each of the even bins from 0 to 1.
     """
 
     iterations: list[int]

@@ -28,7 +28,8 @@ def render(runs: Sequence[Run], base: CfgNode, base_name: str, lists: QueryLists
     """Return the page.
 
     Args:
-        base, base_name: the config that runs are compared with, and what it is called. lists: None leaves them out.
+        base, base_name: the config that runs are compared with, and what it is called.
+        lists: None leaves them out.
     """
     names = [run.name for run in runs]
     differences = "" if lists is None else differences_section([found.measures for found in lists.runs], names)

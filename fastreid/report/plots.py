@@ -51,7 +51,8 @@ def plot_result(metrics: Path, output: Path) -> None:
     """Draw losses, learning rates, Rank-1 and mAP per evaluation, and gate averages by layer.
 
     Args:
-        metrics: a run's `metrics.json`. output: the PNG file to write.
+        metrics: a run's `metrics.json`.
+        output: the PNG file to write.
     """
     records = read_metrics(metrics)
     use_style()

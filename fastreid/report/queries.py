@@ -73,8 +73,9 @@ class ListOptions:
 class RunLists:
     """A run's ranked lists by data set, each with its split's name; of which checkpoint; and why any are missing.
 
-    heat: where the run's model looks, by image, as of `activation_maps`; empty where it is not shown.
-    measures: of the queries of each of a data set's splits, see paired.py.
+    Attributes:
+        heat: where the run's model looks, by image, as of `activation_maps`; empty where it is not shown.
+        measures: of the queries of each of a data set's splits, see paired.py.
     """
 
     lists: dict[str, tuple[str, list[RankedQuery]]] = field(default_factory=dict)

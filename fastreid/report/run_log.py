@@ -24,7 +24,8 @@ PROGRESS = re.compile(r"\biter(:?) +(\d+)(?:/(\d+))?")
 class Evaluation:
     """One table of results: metrics in percent by row: `X_average`, `X_std`, `** all_average **` (see `with_averages`).
 
-    iteration: how many training iterations were done; None for a test outside of training.
+    Attributes:
+        iteration: how many training iterations were done; None for a test outside of training.
     """
 
     rows: Rows

@@ -31,9 +31,13 @@ STOPPED_AFTER_SECONDS = 15 * 60
 class Run:
     """What a run's folder holds; what could not be read is said in `problems`.
 
-    config: None without a readable config.yaml. records: metrics.json. evaluations: in order of time, those of training
-    before later tests. about: what results.json says beside its numbers. done, total: training iterations.
-    status: "ended", "running", "stopped", "tested" (never trained here) or "broken" (no usable file).
+    Attributes:
+        config: None without a readable config.yaml.
+        records: metrics.json.
+        evaluations: in order of time, those of training before later tests.
+        about: what results.json says beside its numbers.
+        done, total: training iterations.
+        status: "ended", "running", "stopped", "tested" (never trained here) or "broken" (no usable file).
     """
 
     folder: Path

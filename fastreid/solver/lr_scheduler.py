@@ -43,7 +43,8 @@ class WarmupLR(Schedule):
 
     Args:
         warmup_iters: iterations until the warm-up factor is 1; 0: no warm-up.
-        warmup_factor: the factor at iteration 0. warmup_method: "linear" rises from it, "constant" holds it.
+        warmup_factor: the factor at iteration 0.
+        warmup_method: "linear" rises from it, "constant" holds it.
     """
 
     def __init__(self, optimizer: MergedSGD, warmup_iters: int, warmup_factor: float, warmup_method: str):
@@ -111,7 +112,7 @@ class ConstantLR(WarmupLR):
 
 
 class TriangularLR(Schedule):
-    """A triangular cycle (Smith, arXiv 1506.01186) between two rates, rising for half of its `period`, in iterations."""
+    """A triangular cycle (Smith, arXiv 1506.01186) between two rates, rising for half of its `period` (iterations)."""
 
     def __init__(self, optimizer: MergedSGD, period: int, low: float, high: float):
         self.period, self.low, self.high = period, low, high

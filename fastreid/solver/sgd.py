@@ -20,8 +20,8 @@ class MergedSGD(torch.optim.SGD):
     whether the gradients are finite.
 
     Args:
-        groups: parameter groups of one parameter each, with its `name`, which is for checkpoints alone. defaults: of
-            `torch.optim.SGD`.
+        groups: parameter groups of one parameter each, with its `name`, which is for checkpoints alone.
+        defaults: of `torch.optim.SGD`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], **defaults: Any):

@@ -64,7 +64,8 @@ class TrainedParameters:
     batch normalization is in evaluation mode: it normalizes with its running statistics and leaves them alone.
 
     Args:
-        cfg: with iterations, not epochs. meta_steps: whether there are any.
+        cfg: with iterations, not epochs.
+        meta_steps: whether there are any.
 
     Raises:
         UserError: meta steps have nothing to train, the model has no module of a name, or nothing is left that the base

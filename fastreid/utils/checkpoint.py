@@ -34,8 +34,10 @@ class Checkpointer:
     """Save and load a model with whatever moves along with it.
 
     Args:
-        folder: where checkpoints lie. keep: the number of numbered checkpoints to keep, the newest; 0: all.
-        config: kept as text. objects: by entry name, things with `state_dict` and `load_state_dict`.
+        folder: where checkpoints lie.
+        keep: the number of numbered checkpoints to keep, the newest; 0: all.
+        config: kept as text.
+        objects: by entry name, things with `state_dict` and `load_state_dict`.
     """
 
     def __init__(self, model: nn.Module, folder: Path, keep: int = 0, config: str = "", **objects: Any):

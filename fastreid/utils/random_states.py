@@ -18,7 +18,8 @@ class RandomStates:
     """What a checkpoint keeps of the generators of Python, NumPy and PyTorch: one entry for each process, by rank.
 
     Args:
-        device: its generator is kept too, if it is a CUDA device. seed: for processes that a checkpoint does not know.
+        device: its generator is kept too, if it is a CUDA device.
+        seed: for processes that a checkpoint does not know.
     """
 
     def __init__(self, device: torch.device, seed: int):

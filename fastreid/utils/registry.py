@@ -12,7 +12,8 @@ class Registry:
     """Functions or classes by name.
 
     Args:
-        kind: what is registered, for messages ("backbone"). option: the config key that selects one.
+        kind: what is registered, for messages ("backbone").
+        option: the config key that selects one.
 
     Example:
         BACKBONE_REGISTRY = Registry("backbone", "MODEL.BACKBONE.NAME")

@@ -7,8 +7,8 @@ from fastreid.engine import SimpleTrainer, train_loop
 from fastreid.layers.passes import EAGER, Kernels
 from fastreid.modeling import build_model
 from fastreid.solver import build_optimizer
-from tools.benchmark.launches import LaunchCounter
 from tests.engine.small_steps import PARTS, make_batch, make_cfg, parts_of
+from tools.benchmark.launches import LaunchCounter
 
 # Operations of a base and of a meta step, some 5 % above what they are; then where each of a layer's `Kernels` is one.
 BOUNDS = {"mobilenet_v2_1.0": (2900, 5900), "resnet18": (1250, 2500)}

@@ -49,7 +49,10 @@ def test_the_table_has_the_published_form(small_cfg):
 
 def test_a_data_set_of_one_split_has_one_row_and_no_part_in_an_average(small_cfg):
     results = evaluated(small_cfg, *problem())
-    results.splits |= {"single": {"all": dict.fromkeys(TABLE_METRICS, 12.3456)}, "twice": dict(results.splits["people"])}
+    results.splits |= {
+        "single": {"all": dict.fromkeys(TABLE_METRICS, 12.3456)},
+        "twice": dict(results.splits["people"]),
+    }
     assert list(results.rows) == [
         "people_average",
         "people_std",
@@ -63,7 +66,9 @@ def test_a_data_set_of_one_split_has_one_row_and_no_part_in_an_average(small_cfg
 
 
 def test_data_sets_of_one_split_have_no_average_in_the_table_but_one_by_which_the_best_model_is_chosen():
-    results = Results({name: {"all": dict.fromkeys(TABLE_METRICS, value)} for name, value in (("a", 20.0), ("b", 40.0))})
+    results = Results(
+        {name: {"all": dict.fromkeys(TABLE_METRICS, value)} for name, value in (("a", 20.0), ("b", 40.0))}
+    )
     assert list(results.rows) == ["a", "b"] and results.overall == dict.fromkeys(TABLE_METRICS, 30.0)
 
 

@@ -16,15 +16,15 @@ from fastreid.analysis.samples import SOURCE, TARGET, Sample
 from fastreid.analysis.tsne import save_tsne
 from fastreid.data.datasets import Items
 from fastreid.evaluation.result_files import plot_cmc
-from tools.table.experiment import Experiment, Row
-from tools.table.figure import plot_table
-from tools.table.numbers import GROUP, Measured
 from fastreid.report.figures import LONGEST, short
 from fastreid.report.gate_history import BINS, GateHistory
 from fastreid.report.gate_plots import save_gates
 from fastreid.report.plots import plot_result
 from fastreid.utils.fonts import drawable
 from fastreid.utils.text import is_number
+from tools.table.experiment import Experiment, Row
+from tools.table.figure import plot_table
+from tools.table.numbers import GROUP, Measured
 
 NAMES = [
     "folder:100%_of_$5_or_$x^2$",

@@ -20,17 +20,7 @@ spec.loader.exec_module(tool)
 
 from tools.synthetic.layouts import PLANS, PUBLISHED, plan_prid, proportional, spread  # noqa: E402
 from tools.synthetic.people import stream  # noqa: E402
-from tools.synthetic.scenes import (  # noqa: E402
-    GAP,
-    WIDE,
-    WIDEST,
-    Gap,
-    look_of,
-    make_camera,
-    style_of,
-    take_picture,
-    wide_style,
-)
+from tools.synthetic.scenes import GAP, WIDE, WIDEST, Gap, look_of, make_camera, style_of, take_picture, wide_style  # noqa: E402
 
 PATTERNS = {
     "Market-1501-v15.09.15": r"(bounding_box_(train|test)|query)/(-1|\d{4})_c[1-6]s[1-6]_\d{6,}_\d\d\.jpg",

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.table import runs as table_runs
 from fastreid.utils.errors import UserError, run_command
 from tests.command_server import client, serving
+from tools.table import runs as table_runs
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120  # seconds

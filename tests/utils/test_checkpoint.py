@@ -280,7 +280,10 @@ def test_entries_that_a_checkpoint_does_not_hold_start_anew_with_a_warning(tmp_p
     fresh = Run(tmp_path)
     assert fresh.checkpointer.resume(path) == 3
     [record] = warnings.records
-    assert record.levelname == "WARNING" and "does not hold inner_ratio, scaler: they start from the beginning" in record.getMessage()
+    assert (
+        record.levelname == "WARNING"
+        and "does not hold inner_ratio, scaler: they start from the beginning" in record.getMessage()
+    )
     assert same(fresh.objects["optimizer_main"].state_dict(), trained.objects["optimizer_main"].state_dict())
     assert fresh.objects["inner_ratio"].steps == 0
 

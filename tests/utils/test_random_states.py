@@ -47,4 +47,6 @@ def test_a_process_more_than_before_is_seeded_anew_and_says_so(states, monkeypat
         states.load_state_dict([states.own_state()])
         drawn.append(draw())
     assert drawn[0] == drawn[2] != drawn[1]
-    assert "process 1: the checkpoint is of a run in 1 process(es), random numbers start from the seed here" in caplog.text
+    assert (
+        "process 1: the checkpoint is of a run in 1 process(es), random numbers start from the seed here" in caplog.text
+    )

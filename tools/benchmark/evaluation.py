@@ -7,7 +7,7 @@
 
 The plain way sorts every distance row (NumPy's argsort and cumsum), builds the ROC curve of all pairs with
 scikit-learn, and computes features again for each split. Every measurement runs in a process of its own; its memory is
-the growth of the process's peak above what input data and imports take. Synthetic images are made in a temporary folder.
+the growth of the process's peak above what data and imports take. Synthetic images are made in a temporary folder.
 """
 
 from __future__ import annotations
@@ -32,14 +32,7 @@ from tabulate import tabulate  # noqa: E402
 
 from fastreid.config import get_cfg  # noqa: E402
 from fastreid.data.build import load_test_set  # noqa: E402
-from fastreid.evaluation import (  # noqa: E402
-    FeatureDistances,
-    Labels,
-    compute_distance,
-    evaluate_blocks,
-    evaluate_rank,
-    evaluate_roc,
-)
+from fastreid.evaluation import FeatureDistances, Labels, compute_distance, evaluate_blocks, evaluate_rank, evaluate_roc  # noqa: E402
 from fastreid.evaluation.extraction import extract_features  # noqa: E402
 from fastreid.evaluation.reid_evaluation import evaluate  # noqa: E402
 from fastreid.evaluation.results import FPRS  # noqa: E402

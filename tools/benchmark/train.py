@@ -56,8 +56,8 @@ from fastreid.modeling import build_model  # noqa: E402
 from fastreid.modeling.backbones.mobilenet_v2 import MobileNetV2  # noqa: E402
 from fastreid.modeling.backbones.resnet import ResNet  # noqa: E402
 from fastreid.solver import build_optimizer  # noqa: E402
-from tools.benchmark.launches import LaunchCounter  # noqa: E402
 from fastreid.utils.memory import keep_freed_memory, peak_memory_mb  # noqa: E402
+from tools.benchmark.launches import LaunchCounter  # noqa: E402
 
 CONFIGS = {"mobilenet": "configs/Sample/DG-mobilenet.yml", "resnet": "configs/Sample/DG-resnet.yml"}
 ON_GPU = torch.cuda.is_available()

@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from fastreid.utils.files import atomic_path
 from tools.synthetic.layouts import mat_bytes
 from tools.synthetic.people import stream
 from tools.synthetic.scenes import draw_place
-from fastreid.utils.files import atomic_path
 
 USER_BLOCK = 512  # bytes before the HDF5 part, of which MATLAB's header takes 128
 NUM_VIEWS, NUM_SPLITS, MAX_TEST_PEOPLE = 10, 20, 100
@@ -28,7 +28,7 @@ RAW_FILES = {"cuhk03": "cuhk03_release/cuhk-03.mat", "cuhk_sysu": "annotation/Pe
 
 
 def pack(name: str, drawn: Path, folder: Path, seed: int) -> None:
-    """Write the publishers' files of the set `name` into `folder`, out of the synthetic images in the folder `drawn`."""
+    """Write the publishers' files of the set `name` into `folder`, out of the images in the folder `drawn`."""
     target = folder / RAW_FILES[name]
     target.parent.mkdir(parents=True, exist_ok=True)
     if name == "cuhk03":

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from tools.synthetic.people import Look, Pose, draw_person, make_look, stream, wardrobe_of
 from fastreid.utils.files import atomic_path
+from tools.synthetic.people import Look, Pose, draw_person, make_look, stream, wardrobe_of
 
 OVERSAMPLING = 2  # people and places are drawn this many times larger than the image
 
@@ -66,7 +66,9 @@ STYLES = {
 
 SOURCES = ("market1501", "dukemtmc", "cuhk02", "cuhk03", "cuhk_sysu")
 PLACES = tuple(dict.fromkeys(place for style in STYLES.values() for place in style.places))
-WIDE = "wide:"  # before a domain's name: its style is random within all that a camera may be, not from the sources' styles
+WIDE = (
+    "wide:"  # before a domain's name: its style is random within all that a camera may be, not from the sources' styles
+)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,11 @@ LARGEST_SEED = 2**32 - 1  # NumPy's
 class Row:
     """A config with options, to be trained with each seed.
 
-    folder: its name as that of a folder. words: the options as KEY VALUE ... of a command line. cfg: config and options
-    together. published: figures in percent by group or test set, then by metric.
+    Attributes:
+        folder: its name as that of a folder.
+        words: the options as KEY VALUE ... of a command line.
+        cfg: config and options together.
+        published: figures in percent by group or test set, then by metric.
     """
 
     name: str
@@ -63,7 +66,9 @@ class Row:
 class Experiment:
     """A table's rows and seeds, and what its columns are.
 
-    groups: test sets by the name of their average; empty: one of all test sets of a row. gap: two groups, or nothing.
+    Attributes:
+        groups: test sets by the name of their average; empty: one of all test sets of a row.
+        gap: two groups, or nothing.
     """
 
     path: Path
@@ -95,7 +100,8 @@ def read_experiment(
     """Read a table's file, and merge each row's config and options once.
 
     Args:
-        project: the folder that the rows' configs are meant from. words: KEY VALUE ... over the options of all rows.
+        project: the folder that the rows' configs are meant from.
+        words: KEY VALUE ... over the options of all rows.
         seeds: instead of the file's.
 
     Raises:

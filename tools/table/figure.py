@@ -6,9 +6,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from fastreid.report.figures import GREY, MARKERS, PALETTE, plt, save_figure, short, style_of_line, use_style
 from tools.table.experiment import Experiment
 from tools.table.numbers import GROUP, Measured, Table
-from fastreid.report.figures import GREY, MARKERS, PALETTE, plt, save_figure, short, style_of_line, use_style
 
 ROW_HEIGHT = 0.24  # inches for each group of a row
 LEGEND_WIDTH = 2.4  # inches beside the panels of one group over the other

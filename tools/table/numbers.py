@@ -11,9 +11,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from fastreid.utils.files import write_csv, write_text
 from tools.table.experiment import ALL, Experiment, Row
 from tools.table.runs import TableRun, training_seconds
-from fastreid.utils.files import write_csv, write_text
 
 GROUP, TEST_SET, GAP = "group", "test set", "gap"
 EMPTY = "–"
@@ -23,7 +23,9 @@ EMPTY = "–"
 class Measured:
     """One metric, in percent, of one row on a group of test sets, on a test set, or between two groups.
 
-    kind: GROUP, TEST_SET or GAP. values: by the seeds of the finished runs.
+    Attributes:
+        kind: GROUP, TEST_SET or GAP.
+        values: by the seeds of the finished runs.
     """
 
     row: str

@@ -20,12 +20,12 @@ from fastreid.config import CfgNode
 from fastreid.engine.stopping import StopSignals
 from fastreid.evaluation.results import ALL_AVERAGE
 from fastreid.report.comparison import config_differences, show
-from tools.table.experiment import Experiment, Row
 from fastreid.report.plots import Records
 from fastreid.report.runs import Run, read_run
 from fastreid.utils import run_files
 from fastreid.utils.checkpoint import last_checkpoint
 from fastreid.utils.errors import Stopped, UserError
+from tools.table.experiment import Experiment, Row
 
 logger = logging.getLogger("fastreid.run_table")
 
@@ -41,8 +41,10 @@ SHOWN_DIFFERENCES = 5
 class TableRun:
     """One row with one seed, and what its folder holds.
 
-    state: "finished", "trained" (the test is missing), "begun" or "to do". done: iterations that are trained.
-    run: numbers of a finished run.
+    Attributes:
+        state: "finished", "trained" (the test is missing), "begun" or "to do".
+        done: iterations that are trained.
+        run: numbers of a finished run.
     """
 
     row: Row
@@ -82,7 +84,9 @@ class TableRun:
     def require_same_options(self, found: CfgNode | None) -> None:
         """Raise UserError when the folder's run had other options than this one has."""
         if found is None:
-            raise UserError(f"{self.folder} has no readable {run_files.CONFIG}: remove it, or give the table another `output`")
+            raise UserError(
+                f"{self.folder} has no readable {run_files.CONFIG}: remove it, or give the table another `output`"
+            )
         asked = self.row.cfg.clone()
         asked.SEED = self.seed
         differences = config_differences(asked, [found])
@@ -165,8 +169,10 @@ class TableRunner:
     """Runs what is left of a table, several runs at a time if there are several places.
 
     Args:
-        project: the folder with tools/train_net.py. places: environment variables of each run at a time.
-        lock: a file descriptor that the processes inherit. finished: called after each run that ended.
+        project: the folder with tools/train_net.py.
+        places: environment variables of each run at a time.
+        lock: a file descriptor that the processes inherit.
+        finished: called after each run that ended.
     """
 
     def __init__(

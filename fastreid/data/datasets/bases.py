@@ -20,8 +20,11 @@ MOST = 2**53  # beyond all numbers that data sets have, and within what arrays a
 class Items:
     """Images with their identities and cameras, as arrays so that loader workers share the memory.
 
-    paths: (N,) unicode; pids: (N,) int64, the data set's own identity numbers; camids: (N,) int64, >= 0, not
-    necessarily dense: the camera number in the file name, or numbered from 0 where the camera is given by a folder.
+    Attributes:
+        paths: (N,) unicode.
+        pids: (N,) int64, the data set's own identity numbers.
+        camids: (N,) int64, >= 0, not necessarily dense: the camera number in the file name, or numbered from 0 where
+            the camera is given by a folder.
     """
 
     paths: np.ndarray

@@ -119,10 +119,7 @@ def _write(path: Path, splits: Sequence[NamedSplit]) -> None:
 
 
 def read_splits(
-    path: Path,
-    known: Sequence[str],
-    expand: Callable[[dict], dict] = lambda entry: entry,
-    count: int = NUM_SPLITS,
+    path: Path, known: Sequence[str], expand: Callable[[dict], dict] = lambda entry: entry, count: int = NUM_SPLITS
 ) -> list[NamedSplit]:
     """The splits in the file `path`.
 

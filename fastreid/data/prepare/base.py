@@ -37,8 +37,10 @@ class Part:
 class Preparation:
     """One data set: `run` prepares (unless check_only), verifies, and returns the report.
 
-    name: as in the command line. train_readers, test_readers: names in DATASETS whose readers must be able to read the
-    set. published: the publishers' counts, under names of the set's own.
+    Args:
+        name: as in the command line.
+        train_readers, test_readers: names in DATASETS whose readers must be able to read the set.
+        published: the publishers' counts, under names of the set's own.
     """
 
     name: ClassVar[str]

@@ -26,8 +26,10 @@ def archives_in(folder: Path, names: Sequence[str] = ()) -> list[Path]:
 def missing_set_folder(root: Path, folder: str, archive_folders: Sequence[str], parts: Sequence[str]) -> Problem | None:
     """Why the data set's folder is not in the root; None if it is there.
 
-    archive_folders: names that the folder has in the publishers' archive. parts: folders that belong into it. The
-    problem is fatal if the set is there under another name, and not if there is nothing of it or only one level deeper.
+    Args:
+        archive_folders: names that the folder has in the publishers' archive.
+        parts: folders that belong into it. The problem is fatal if the set is there under another name, and not if
+            there is nothing of it or only one level deeper.
     """
     path = root / folder
     if path.is_dir():
@@ -65,7 +67,9 @@ def missing_set_folder(root: Path, folder: str, archive_folders: Sequence[str], 
 def missing_part(root: Path, path: Path, part: str, aliases: Sequence[str], advice: str) -> Problem | None:
     """Why the folder `part` is not in the data set's folder `path`; None if it is there.
 
-    aliases: names that it has in the publishers' archive. advice: what to do if there is no trace of it.
+    Args:
+        aliases: names that it has in the publishers' archive.
+        advice: what to do if there is no trace of it.
     """
     wanted = path / part
     if wanted.is_dir():

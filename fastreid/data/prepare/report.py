@@ -16,7 +16,9 @@ MAX_FILES = 1000  # of one problem, in the JSON report
 class Problem:
     """One damage: its kind (a fixed phrase, for scripts), one line that says what was found and what to do.
 
-    fatal: the set cannot be used as it is. files: the files concerned, where there can be many.
+    Attributes:
+        fatal: the set cannot be used as it is.
+        files: the files concerned, where there can be many.
     """
 
     kind: str

@@ -19,9 +19,11 @@ class IdentityGroups:
     identity with fewer than K images, K with replacement. The rest of its order is random, too.
 
     Args:
-        indices: (n,) item indices to deal out. pids: (n,) their identities.
-        num_instances: K. delete_rem: drop an identity's images beyond a multiple of K instead of padding them; an
-            identity with fewer than K images is padded in any case.
+        indices: (n,) item indices to deal out.
+        pids: (n,) their identities.
+        num_instances: K.
+        delete_rem: drop an identity's images beyond a multiple of K instead of padding them; an identity with fewer
+            than K images is padded in any case.
     """
 
     def __init__(self, indices: np.ndarray, pids: np.ndarray, num_instances: int, delete_rem: bool):
@@ -78,7 +80,10 @@ class NaiveIdentitySampler:
     An epoch ends when fewer than P identities have images left; the stream goes on with the next one.
 
     Args:
-        pids: (N,) identity of each item. batch_size: P * K. num_instances: K. seed: of the stream.
+        pids: (N,) identity of each item.
+        batch_size: P * K.
+        num_instances: K.
+        seed: of the stream.
 
     Raises:
         UserError: P is not a whole number, or there are fewer than P identities.
@@ -118,7 +123,9 @@ class BalancedIdentitySampler:
     domains (cameras as domains) is a unit of its own in each.
 
     Args:
-        pids, domains: (N,) identity and domain of each item. batch_size: D * P / D * K. num_instances: K.
+        pids, domains: (N,) identity and domain of each item.
+        batch_size: D * P / D * K.
+        num_instances: K.
 
     Raises:
         UserError: the batch does not divide by domains x K, or a domain has fewer identities than its share.

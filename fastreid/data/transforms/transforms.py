@@ -27,7 +27,9 @@ class RandomPatch:
     are there. A pasted patch may be mirrored.
 
     Args:
-        prob: probability of pasting. pool: patches that are kept. min_patches: patches needed to begin.
+        prob: probability of pasting.
+        pool: patches that are kept.
+        min_patches: patches needed to begin.
         area, ratio: range of a patch's share of the image's area, and of its width / height.
     """
 

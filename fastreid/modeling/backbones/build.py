@@ -31,7 +31,8 @@ def norm_by_stage(node: CfgNode, stages: Sequence[str], first_batch_stage: str) 
     """Return the constructor of each stage's normalization; DualNorm is IN in the stages before one, BN from it on.
 
     Args:
-        node: `cfg.MODEL.NORM`. stages: in the order of the computation.
+        node: `cfg.MODEL.NORM`.
+        stages: in the order of the computation.
 
     Raises:
         UserError: `MODEL.NORM.TYPE_BACKBONE` or `BIN_INIT` has no such value.
@@ -61,9 +62,10 @@ def add_styles(backbone: nn.Module, cfg: CfgNode, first: str, resolutions: Seque
     """Put the layers that `MODEL.STYLE` asks for into `backbone.styles`, by the stage that they follow.
 
     Args:
-        backbone: with `widths`, the channels after each stage. first: the first stage. resolutions: the last stage of
-            each resolution, from a quarter of the image's on; where `STAGES` names none, MixStyle and EFDMix follow the
-            first two of them, SNR all, DSU all and the first stage.
+        backbone: with `widths`, the channels after each stage.
+        first: the first stage.
+        resolutions: the last stage of each resolution, from a quarter of the image's on; where `STAGES` names none,
+            MixStyle and EFDMix follow the first two of them, SNR all, DSU all and the first stage.
 
     Raises:
         UserError: an option has no such value, or the backbone no such stage.

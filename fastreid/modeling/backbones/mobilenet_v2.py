@@ -86,8 +86,10 @@ class MobileNetV2(nn.Module):
 
     Args:
         norm: constructor of the normalization layer by channel count; a dictionary gives one for each stage.
-        width: multiplier of all channel counts. checkpoint: stages whose maps are not kept, see checkpointing.py.
-        ibn: constructor of IBN-a's layers, `norm` where None. ibn_b: IBN-b's IN.
+        width: multiplier of all channel counts.
+        checkpoint: stages whose maps are not kept, see checkpointing.py.
+        ibn: constructor of IBN-a's layers, `norm` where None.
+        ibn_b: IBN-b's IN.
     """
 
     def __init__(

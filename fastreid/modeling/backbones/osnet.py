@@ -94,7 +94,8 @@ class OSBlock(nn.Module):
     """1x1 reduction, four streams of growing receptive field under one gate, their sum, 1x1 expansion, shortcut.
 
     Args:
-        ain: OSNet-AIN's names. instance: IN in the place of the expansion's normalization, on its branch only.
+        ain: OSNet-AIN's names.
+        instance: IN in the place of the expansion's normalization, on its branch only.
     """
 
     def __init__(self, norm: NormFactory, c_in: int, c_out: int, ain: bool, instance: bool):
@@ -129,7 +130,9 @@ class OSNet(nn.Module):
 
     Args:
         norm: constructor of the normalization layer by channel count; a dictionary gives one for each stage.
-        width: a key of `WIDTHS`. ain: OSNet-AIN. checkpoint: stages whose maps are not kept, see checkpointing.py.
+        width: a key of `WIDTHS`.
+        ain: OSNet-AIN.
+        checkpoint: stages whose maps are not kept, see checkpointing.py.
     """
 
     def __init__(

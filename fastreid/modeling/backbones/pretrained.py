@@ -71,7 +71,8 @@ def load_imagenet(backbone: nn.Module, weights: dict[str, Tensor], source: str, 
     takes its scale and shift.
 
     Args:
-        source: the file, for messages. norm_cfg: `cfg.MODEL.NORM`.
+        source: the file, for messages.
+        norm_cfg: `cfg.MODEL.NORM`.
 
     Raises:
         UserError: a tensor is missing or has another shape, so the file is of another architecture.

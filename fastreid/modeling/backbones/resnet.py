@@ -47,8 +47,8 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions (ResNet-18 and 34).
 
     Args:
-        norm, first_norm: constructors of the normalization layers, and of the first one. with_se: whether
-            squeeze-and-excitation ends the block.
+        norm, first_norm: constructors of the normalization layers, and of the first one.
+        with_se: whether squeeze-and-excitation ends the block.
     """
 
     expansion = 1
@@ -122,9 +122,11 @@ class ResNet(nn.Module):
 
     Args:
         norm: constructor of the normalization layer by channel count; a dictionary gives one for "stem" and each stage.
-        depth: a key of `VARIANTS`. checkpoint: stages whose maps are not kept, see checkpointing.py.
+        depth: a key of `VARIANTS`.
+        checkpoint: stages whose maps are not kept, see checkpointing.py.
         ibn: constructor of the first normalization of the blocks of `IBN_STAGES`, `norm` where None (IBN-a).
-        with_se: squeeze-and-excitation in each block. with_nl: the `NON_LOCAL_BLOCKS`, after a stage's last blocks.
+        with_se: squeeze-and-excitation in each block.
+        with_nl: the `NON_LOCAL_BLOCKS`, after a stage's last blocks.
         ibn_b: IN in the stem, and after the last shortcut of each of `IBN_B_STAGES`.
     """
 

@@ -21,7 +21,8 @@ LOGITS, FEATURES, RESTITUTED = "logits", ("before", "after"), "restituted"  # wh
 class Loss(NamedTuple):
     """A loss: its name in logs, its scale, what it sees of a `HeadOutput`, and (seen, *labels) -> scalar.
 
-    labels: which labels of the images it takes besides, (N,) each: "targets", their identities, and "domains".
+    Attributes:
+        labels: which labels of the images it takes besides, (N,) each: "targets", their identities, and "domains".
     """
 
     key: str
@@ -44,7 +45,8 @@ def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses
     may have no image.
 
     Args:
-        names: values of an option such as `MODEL.LOSSES.NAME`. option: that option's name, for messages.
+        names: values of an option such as `MODEL.LOSSES.NAME`.
+        option: that option's name, for messages.
 
     Raises:
         UserError: no loss has such a name, or none is named, or a FEAT_ORDER is neither before nor after, or what a

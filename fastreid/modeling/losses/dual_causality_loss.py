@@ -51,7 +51,8 @@ def dual_causality_loss(restituted: Sequence[Restituted], targets: Tensor, weigh
     same mean, its shift: d_n of plain pooling, which is the paper's, is 0 up to rounding.
 
     Args:
-        restituted: by layer, features (N, C) of the three kinds. targets: (N,) identities.
+        restituted: by layer, features (N, C) of the three kinds.
+        targets: (N,) identities.
     """
     same = same_value(targets)
     others = ~torch.eye(len(targets), dtype=torch.bool, device=targets.device)
@@ -65,7 +66,8 @@ def layer_loss(kinds: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Return the loss of one layer; the mean over no pairs is 0.
 
     Args:
-        kinds: (N, 3 C) features, the three kinds side by side. positive, negative: (N, N), which pairs are which.
+        kinds: (N, 3 C) features, the three kinds side by side.
+        positive, negative: (N, N), which pairs are which.
     """
     normal, relevant, irrelevant = (cosine_distances(features) / 2 for features in kinds.chunk(3, 1))
     nearer = F.softplus(relevant - normal) + F.softplus(normal - irrelevant)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fastreid.report.comparison import config_differences
-from tools.table.experiment import folder_name, read_experiment
 from fastreid.utils.errors import UserError
+from tools.table.experiment import folder_name, read_experiment
 
 ROOT = Path(__file__).parents[3]
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from tools.table.experiment import read_experiment
 from tools.table.figure import plot_table
-from tools.table.runs import plan_runs, training_seconds
 from tools.table.numbers import measure, pipe_table, write_tables
+from tools.table.runs import plan_runs, training_seconds
 
 GROUPS = {"seen": ["folder:a"], "unseen": ["folder:b", "folder:c"]}
 # Rank-1 by row, seed and test set.

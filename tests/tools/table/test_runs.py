@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tools.table import runs as table_runs
-from tools.table.experiment import read_experiment
-from tools.table.places import places_for
-from tools.table.runs import Child, TableRunner, plan_runs
-from tools.table.numbers import measure
 from fastreid.utils.errors import Stopped, UserError
 from fastreid.utils.locks import lock_file
+from tools.table import runs as table_runs
+from tools.table.experiment import read_experiment
+from tools.table.numbers import measure
+from tools.table.places import places_for
+from tools.table.runs import Child, TableRunner, plan_runs
 
 LONG = 400  # iterations: some ten seconds
 TIMEOUT = 60  # seconds
