@@ -63,7 +63,7 @@ def launch(main: Main, args: argparse.Namespace) -> None:
     if started_by_launcher():
         check_launcher(args)
         os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
-        run_joined(main, args, (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), store=None)
+        run_joined(main, args, store=None)
         return
     host, port = meeting_point(args)
     world = args.num_gpus * args.num_machines
@@ -186,7 +186,7 @@ def run_process(
     _meeting_point = reach_store(*address)
     if _meeting_point.check([SAVED]):
         args.resume, args.num_pth = True, None
-    run_joined(main, args, address, dist.PrefixStore(f"attempt{attempt}", _meeting_point))
+    run_joined(main, args, dist.PrefixStore(f"attempt{attempt}", _meeting_point))
 
 
 def note_checkpoint() -> None:
@@ -210,7 +210,7 @@ def reach_store(host: str, port: int) -> dist.TCPStore:
         ) from error
 
 
-def run_joined(main: Main, args: argparse.Namespace, address: tuple[str, int], store: dist.Store | None) -> None:
+def run_joined(main: Main, args: argparse.Namespace, store: dist.Store | None) -> None:
     """Join the other processes, by torchrun's meeting point or `store`, run `main(args)`, and part."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # Both where there is CUDA: small numbers travel between CPUs without waiting for a GPU.
