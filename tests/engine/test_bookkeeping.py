@@ -101,7 +101,7 @@ class TestRollback:
 
     def test_going_back_forgets_what_was_measured_since(self, root, make_full_run):
         run = make_full_run(root / "run", SOLVER__MAX_ROLLBACKS=1)
-        run.best.update({"mAP": 30.0}, 0)
+        run.best.update({"mAP": 99.0}, 0)
         run.train(0, 2)
         run.checkpointer.save("model_0000001", 1)
         run.storage.clear_new()
@@ -110,13 +110,13 @@ class TestRollback:
         run.iter = 2
         run.run_step()
         run.storage.put_scalar("base/loss_cls", 7.0)
-        run.best.update({"mAP": 90.0}, 2)
+        run.best.update({"mAP": 100.0}, 2)
         run.roll_back(NonFiniteLossError("iteration 2: not finite", 2))
         run.read_losses()  # of the iteration that is undone, which nobody has looked at
         run.storage.flush_sums()
         assert run.storage.new_means() == {}
         assert (run.start_iter, run.rollback.done, run.rollback.skips) == (2, 1, {2: 1})
-        assert (run.best.value, run.streams["base"].position, run.streams["meta"].position) == (30.0, base, meta)
+        assert (run.best.value, run.streams["base"].position, run.streams["meta"].position) == (99.0, base, meta)
         assert not [name for name, value in run.model.state_dict().items() if not torch.equal(value, weights[name])]
         assert all(parameter.grad is None for parameter in run.model.parameters())
         with pytest.raises(NonFiniteLossError, match="^after 1 rollback.s.: again$") as error:
