@@ -10,7 +10,7 @@ from torch import nn
 
 from fastreid.layers.coefficients import Mixture
 from fastreid.layers.normalize import normalize
-from fastreid.layers.passes import EAGER, PASSES, RELU, Kernels, with_passes
+from fastreid.layers.passes import PASSES, RELU, Kernels, with_passes
 from fastreid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,13 @@ def compile_model(model: nn.Module, choice: str, device: torch.device) -> None:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
         model.backbone.compile()
         return
+    use_kernels(model, kernels)
+
+
+def use_kernels(model: nn.Module, kernels: Kernels) -> None:
+    """Let each layer of a model that normalizes do so by these kernels."""
     for module in model.modules():
-        if getattr(module, "kernels", None) is EAGER:
+        if hasattr(module, "kernels"):
             module.kernels = kernels
 
 

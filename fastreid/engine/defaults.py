@@ -18,7 +18,7 @@ from fastreid.data.build import TrainLoaders, build_train_loaders
 from fastreid.engine import hooks
 from fastreid.engine.batch_check import check_batches
 from fastreid.engine.chosen_model import UNTRAINED, note_unused_weights, require_one_model
-from fastreid.engine.compile import is_compiled
+from fastreid.engine.compile import compile_model, is_compiled
 from fastreid.engine.precise_bn import PreciseStatistics
 from fastreid.engine.preflight import check_options, find_test_sets, require_room
 from fastreid.engine.resumable import ResumableTrainer
@@ -403,14 +403,16 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, An
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.HEADS.NUM_CLASSES = 1
-    if path is None:
-        return build_model(cfg)
-    content = read_checkpoint(path) if content is None else content
-    cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
-    if CLASSIFIER in content["model"]:
-        cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
+    if path is not None:
+        content = read_checkpoint(path) if content is None else content
+        cfg.MODEL.BACKBONE.PRETRAIN = False  # every weight comes from the checkpoint
+        if CLASSIFIER in content["model"]:
+            cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
     model = build_model(cfg)
-    load_weights(model, {CLASSIFIER: model.state_dict()[CLASSIFIER]} | content["model"], path)
+    if content is not None:
+        load_weights(model, {CLASSIFIER: model.state_dict()[CLASSIFIER]} | content["model"], path)
+    if cfg.SOLVER.COMPILE == "auto":  # what else it may say takes longer to compile than a test does
+        compile_model(model, "auto", next(model.parameters()).device)
     return model
 
 

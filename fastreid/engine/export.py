@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import fastreid
+from fastreid.engine.compile import use_kernels
 from fastreid.engine.predictor import Predictor
 from fastreid.evaluation.feature_cache import model_fingerprint
+from fastreid.layers.passes import EAGER
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import atomic_path
 
@@ -71,6 +73,7 @@ def export_model(predictor: Predictor, path: Path) -> dict[int, float]:
     writers = {ONNX: write_onnx, PROGRAM: write_program}
     # A copy: the predictor stays where it is. Weights in the plain layout, as other programs expect them.
     plain = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format)
+    use_kernels(plain, EAGER)  # instead of a GPU's
     model = FeatureModel(plain, predictor.cfg.TEST.FLIP).eval()
     size = predictor.image_size
     about = metadata(predictor)

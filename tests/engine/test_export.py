@@ -11,9 +11,11 @@ from torch import nn
 
 from fastreid.config import get_cfg
 from fastreid.engine import export
+from fastreid.engine.compile import use_kernels
 from fastreid.engine.export import FeatureModel, check_features, export_model, sample_images
 from fastreid.evaluation.extraction import forward_batches
 from fastreid.layers import DSU, IBN, EFDMix, MixStyle, NonLocal, StyleRestitution, SwitchableNorm, norm_factory
+from fastreid.layers.passes import Kernels
 from fastreid.modeling.backbones.osnet import OSBlock
 from fastreid.modeling.backbones.resnet import BasicBlock
 from fastreid.modeling.heads import MetalearningHead
@@ -78,6 +80,16 @@ def onnx():
     for package in export.ONNX_PACKAGES:
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e .[export]")
     return pytest.importorskip("onnx")
+
+
+def test_a_model_with_kernels_of_a_gpu_is_exported_without_them(predictor, tmp_path):
+    def without_gpu(*_):
+        raise RuntimeError("no GPU")
+
+    use_kernels(predictor.model, Kernels(*[without_gpu] * len(Kernels._fields)))
+    with pytest.raises(RuntimeError, match="no GPU"):
+        features_of(predictor, sample_images(2, (32, 16)))
+    export_model(predictor, tmp_path / "model.pt2")
 
 
 def test_onnx_has_the_same_features(predictor, tmp_path, onnx):

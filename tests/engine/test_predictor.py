@@ -12,6 +12,7 @@ from PIL import Image
 from fastreid import Predictor
 from fastreid.config import get_cfg
 from fastreid.data.datasets import Items
+from fastreid.engine import defaults
 from fastreid.evaluation.extraction import extract_features
 from fastreid.utils.errors import UserError
 
@@ -51,6 +52,15 @@ def test_a_backbone_by_its_short_name_is_the_same_one(run_folder, paths, predict
     other = Predictor(run_folder, short)
     assert other.feature_size == predictor.feature_size == 1280
     assert torch.equal(other(paths), predictor(paths))
+
+
+@pytest.mark.parametrize("choice, asked", [("auto", [("auto", "cpu")]), ("off", []), ("norm", [])])
+def test_kernels_are_chosen_as_in_training_but_nothing_is_compiled_at_length(run_folder, monkeypatch, choice, asked):
+    found = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(defaults, "compile_model", lambda model, *words: found.append((words[0], words[1].type)))
+    Predictor(run_folder, ["MODEL.DEVICE", "cuda", "SOLVER.COMPILE", choice])  # without a GPU, the CPU
+    assert found == asked
 
 
 def test_loader_processes_give_the_same(run_folder, paths, predictor):
