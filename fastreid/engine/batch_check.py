@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastreid.data.build import TrainingData, TrainLoaders, build_sampler
+from fastreid.engine.train_loop import domain_places
 from fastreid.modeling.losses.build import LOGITS, LOSS_REGISTRY, RESTITUTED, Loss
 from fastreid.utils.errors import UserError
 from fastreid.utils.processes import num_processes, process_rank
@@ -23,8 +24,6 @@ LOOKED_AT = 20  # batches; a loss that none of them can teach is taken for one t
 SIZES_TRIED = 16  # multiples of the smallest batch
 FEATURES = 4
 FEWEST_IMAGES = 2  # of which batch statistics can be computed
-# Beginnings of the names of losses that compare images of an identity.
-OF_IDENTITIES = ("Triplet", "Circle", "DualCausality")
 # Of a loss whose values are around 1: below, a gradient is rounding.
 NO_GRADIENT = 1e-9
 
@@ -72,7 +71,7 @@ def check_batches(cfg, loaders: TrainLoaders) -> None:
         if problem:
             raise UserError(f"{kind.size_option} {kind.size}: {problem}. {smallest_batch(cfg, kind)}")
     if process_rank() == 0:
-        report_repeated_images(kinds)
+        report_repeated_images(cfg, kinds)
 
 
 def batch_kinds(cfg, loaders: TrainLoaders) -> list[BatchKind]:
@@ -82,16 +81,10 @@ def batch_kinds(cfg, loaders: TrainLoaders) -> list[BatchKind]:
     parts = (Part("MODEL.LOSSES.NAME", cfg.MODEL.LOSSES.NAME),)
     kinds = [BatchKind(data_of(loaders.base), "SOLVER.IMS_PER_BATCH", *options, parts)]
     if loaders.meta is not None:
-        node, first = cfg.META.DATA, cfg.META.SOLVER.MTRAIN.NUM_DOMAIN
+        node, places = cfg.META.DATA, domain_places(cfg)
         options = node.MTRAIN_MINI_BATCH, node.MTRAIN_NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, cfg.SEED + 1
-        parts = (
-            Part("META.LOSS.MTRAIN_NAME", cfg.META.LOSS.MTRAIN_NAME, slice(first)),
-            Part(
-                "META.LOSS.MTEST_NAME",
-                cfg.META.LOSS.MTEST_NAME,
-                slice(first, first + 1 if cfg.META.SOLVER.MTEST.ONLY_ONE_DOMAIN else None),
-            ),
-        )
+        names = {option: cfg.META.LOSS[option] for option in ("MTRAIN_NAME", "MTEST_NAME")}
+        parts = tuple(Part(f"META.LOSS.{option}", names[option], place) for option, place in zip(names, places))
         kinds.append(BatchKind(data_of(loaders.meta), "META.DATA.MTRAIN_MINI_BATCH", *options, parts))
     return kinds
 
@@ -157,13 +150,14 @@ def smallest_batch(cfg, kind: BatchKind) -> str:
     return f"No batch of these data can: leave those losses out of {losses}, or name more data sets"
 
 
-def report_repeated_images(kinds: list[BatchKind]) -> None:
+def report_repeated_images(cfg, kinds: list[BatchKind]) -> None:
     """Log what identities with a single image mean for the losses that compare images of an identity."""
     base = kinds[0]
-    names = [name for kind in kinds for part in kind.parts for name in part.losses if name.startswith(OF_IDENTITIES)]
+    names = dict.fromkeys(name for kind in kinds for part in kind.parts for name in part.losses)
+    names = [name for name in names if LOSS_REGISTRY.get(name)(cfg).compares_people()]
     if not names:
         return
-    losses = ", ".join(dict.fromkeys(names))
+    losses = ", ".join(names)
     if base.num_instances == 1:
         logger.warning(
             f"DATALOADER.NUM_INSTANCE 1: no batch has two images of an identity, so {losses} only push apart"

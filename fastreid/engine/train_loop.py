@@ -52,6 +52,12 @@ class UnreadLosses(NamedTuple):
     img_paths: list[str]
 
 
+def domain_places(cfg) -> tuple[slice, slice]:
+    """Return which places of a random order of the domains a meta step trains on, and which it tests on."""
+    first = cfg.META.SOLVER.MTRAIN.NUM_DOMAIN
+    return slice(first), slice(first, first + 1 if cfg.META.SOLVER.MTEST.ONLY_ONE_DOMAIN else None)
+
+
 class SimpleTrainer(TrainerBase):
     """MetaBIN's iteration: base steps, then meta steps.
 
@@ -197,10 +203,9 @@ class SimpleTrainer(TrainerBase):
 
     def split_domains(self) -> tuple[list[int], list[int]]:
         """Return the meta-train and the meta-test domains of one meta step, drawn at random."""
-        meta = self.cfg.META
-        order = torch.randperm(meta.DATA.NUM_DOMAINS, generator=self.domain_rng).tolist()
-        mtest = order[meta.SOLVER.MTRAIN.NUM_DOMAIN :]
-        return order[: meta.SOLVER.MTRAIN.NUM_DOMAIN], mtest[:1] if meta.SOLVER.MTEST.ONLY_ONE_DOMAIN else mtest
+        order = torch.randperm(self.cfg.META.DATA.NUM_DOMAINS, generator=self.domain_rng).tolist()
+        mtrain, mtest = domain_places(self.cfg)
+        return order[mtrain], order[mtest]
 
     def compute_losses(
         self,

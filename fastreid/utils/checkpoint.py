@@ -255,7 +255,7 @@ def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(
-            f"no checkpoint {path}: check the path, or train first (the README says where trained models go)"
+            f"no checkpoint {path}: check the path, or train first (tools/README.md says where trained models go)"
         )
     content = load_tensors(path, trust)
     weights = named_tensors(content)

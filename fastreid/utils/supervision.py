@@ -1,5 +1,7 @@
 """Watching over the processes of a run on one machine: one fails, all end; none outlives the process that started them.
 
+`launch` of launch.py starts them, and starts them again (`--max-restarts`) when one is `Lost`.
+
 PyTorch's own `elastic_launch` was tried in the place of this. It kills the processes 30 s after a signal, checkpoint or
 not (PyTorch 2.10 has no option for that); it leaves the children (loader workers) of processes that are killed; and it
 starts again what a wrong input has ended.

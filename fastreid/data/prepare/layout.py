@@ -61,7 +61,9 @@ def missing_set_folder(root: Path, folder: str, archive_folders: Sequence[str], 
         if inner is not None:
             where = f"found {outer.name}/{inner.name}/, expected {folder}/ in {root}"
             return Problem("one level too deep", f"{where}: {MOVE_UP}, or give --root {outer}", fatal=False)
-    return Problem("not there", f"no folder {path}: put the set there or link it (README, Data layouts)", fatal=False)
+    return Problem(
+        "not there", f"no folder {path}: put the set there or link it (layouts: datasets/README.md)", fatal=False
+    )
 
 
 def missing_part(root: Path, path: Path, part: str, aliases: Sequence[str], advice: str) -> Problem | None:

@@ -36,6 +36,10 @@ class Loss(NamedTuple):
         given = {"targets": targets, "domains": domains}
         return self.function(seen, *(given[name] for name in self.labels))
 
+    def compares_people(self) -> bool:
+        """Tell whether it compares images by whom they show, and so needs two of a person."""
+        return self.sees != LOGITS and "targets" in self.labels
+
 
 def build_losses(cfg, names: Iterable[str], option: str) -> Callable[..., Losses]:
     """Return a function (outputs, targets, domains) -> scalar losses by name, each times its SCALE.
