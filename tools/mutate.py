@@ -111,13 +111,17 @@ def replacements(node: object, options: set[str]) -> Iterator[ast.AST]:
 
 
 def mirror_tests(file: Path) -> list[str]:
-    """Return the test files of a file, by name: fastreid/engine/a.py -> tests/engine/test_a*.py."""
+    """Return the test files of a file by name, fastreid/engine/a.py -> tests/engine/test_a*.py; else all of its folder.
+
+    Raises:
+        UserError: there are none.
+    """
     folders = file.parts[1:-1] if file.parts[0] == "fastreid" else file.parts[:-1]
-    pattern = str(Path("tests", *folders[:1], "**", f"test_{file.stem}*.py"))
-    found = sorted(str(path.relative_to(PROJECT)) for path in PROJECT.glob(pattern))
-    if not found:
-        raise UserError(f"no tests {pattern}: name those of {file} with --tests")
-    return found
+    patterns = [str(Path("tests", *folders[:1], "**", name)) for name in (f"test_{file.stem}*.py", "test_*.py")]
+    for pattern in patterns:
+        if found := sorted(str(path.relative_to(PROJECT)) for path in PROJECT.glob(pattern)):
+            return found
+    raise UserError(f"no tests {patterns[0]}: name those of {file} with --tests")
 
 
 def copy_project(copy: Path) -> None:
