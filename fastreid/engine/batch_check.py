@@ -81,10 +81,13 @@ def batch_kinds(cfg, loaders: TrainLoaders) -> list[BatchKind]:
     parts = (Part("MODEL.LOSSES.NAME", cfg.MODEL.LOSSES.NAME),)
     kinds = [BatchKind(data_of(loaders.base), "SOLVER.IMS_PER_BATCH", *options, parts)]
     if loaders.meta is not None:
-        node, places = cfg.META.DATA, domain_places(cfg)
+        node = cfg.META.DATA
         options = node.MTRAIN_MINI_BATCH, node.MTRAIN_NUM_INSTANCE, node.NAIVE_WAY, node.DELETE_REM, cfg.SEED + 1
-        names = {option: cfg.META.LOSS[option] for option in ("MTRAIN_NAME", "MTEST_NAME")}
-        parts = tuple(Part(f"META.LOSS.{option}", names[option], place) for option, place in zip(names, places))
+        mtrain, mtest = domain_places(cfg)
+        parts = (
+            Part("META.LOSS.MTRAIN_NAME", cfg.META.LOSS.MTRAIN_NAME, mtrain),
+            Part("META.LOSS.MTEST_NAME", cfg.META.LOSS.MTEST_NAME, mtest),
+        )
         kinds.append(BatchKind(data_of(loaders.meta), "META.DATA.MTRAIN_MINI_BATCH", *options, parts))
     return kinds
 

@@ -409,7 +409,7 @@ def build_from_checkpoint(cfg: CfgNode, path: Path | None, content: dict[str, An
         if CLASSIFIER in content["model"]:
             cfg.MODEL.HEADS.NUM_CLASSES = content["model"][CLASSIFIER].shape[0]
     model = build_model(cfg)
-    if content is not None:
+    if path is not None:
         load_weights(model, {CLASSIFIER: model.state_dict()[CLASSIFIER]} | content["model"], path)
     if cfg.SOLVER.COMPILE == "auto":  # what else it may say takes longer to compile than a test does
         compile_model(model, "auto", next(model.parameters()).device)

@@ -214,7 +214,6 @@ def measure(model_name: str, way: str, batch: int, size: list[int], iterations: 
     with torch.inference_mode(), torch.autocast(trainer.device.type, trainer.amp_dtype, enabled=trainer.amp):
         trainer.model(images)
         inference = [seconds(lambda: trainer.model(images), trainer.device) for _ in range(iterations)]
-    trainer.model.train()
     floor = floors(trainer)  # last, as it moves and computes much
     times = {"base": [b for b, _ in times], "meta": [m for _, m in times], "inference": inference}
     return {**times, "first": first, "peak": peak, "launches": number, "floor": floor}
