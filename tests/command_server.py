@@ -1,8 +1,8 @@
 """Python commands as children of a process that has loaded PyTorch: each starts in moments, not seconds.
 
-`serving(SOCKET, ...)` serves while it lasts; `client(SOCKET)` is the script that stands in for a command, or for
-Python: by `run` it hands its words, folder, environment and output over, passes SIGTERM on, and exits with the
-command's status.
+`serving(SOCKET, ...)` serves while it lasts; `client(SOCKET)` is the script that stands in for a command, and
+`write_python` writes one that stands in for Python: by `run` it hands its words, folder, environment and output over,
+passes SIGTERM and Ctrl-C on, and exits with the command's status.
 """
 
 import json
@@ -20,6 +20,13 @@ def client(address, words="sys.argv[1:]"):
     """Return the script of a command whose words are those of a Python expression."""
     folder = str(Path(__file__).parent)
     return f"import sys\nsys.path.insert(0, {folder!r})\nfrom command_server import run\nrun({address!r}, {words})\n"
+
+
+def write_python(path, address):
+    """Write an executable that takes the words that Python takes: a script, or -m and a module, and its arguments."""
+    path.write_text(f"#!{sys.executable} -SE\n{client(address)}")
+    path.chmod(0o755)
+    return path
 
 
 @contextmanager
@@ -47,7 +54,8 @@ def run(address, words):
     socket.send_fds(connection, [json.dumps(request).encode()], [1, 2])
     answers = connection.makefile()
     pid = int(answers.readline())
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: os.kill(pid, number))
     sys.exit(int(answers.readline()))
 
 
@@ -75,19 +83,34 @@ def serve(address):
 
 
 def command(outputs, words, folder, environment):
+    import torch  # which the server has loaded
+
     for output, number in zip(outputs, (1, 2)):
         os.dup2(output, number)
     # Those of the server know what kind of file they were opened on.
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.update(environment)
-    sys.argv = words
-    sys.path[0] = str(Path(words[0]).resolve().parent)
-    runpy.run_path(words[0], run_name="__main__")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a server in the background of a shell ignores Ctrl-C
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    sys.path[1:1] = environment.get("PYTHONPATH", "").split(os.pathsep)
+    words = [word for word in words if word != "-u"]
+    if words[0] == "-m":
+        sys.path[0] = folder
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(words[0]).resolve().parent)
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
     sys.exit(0)
 
 
 if __name__ == "__main__":
-    import fastreid.engine.defaults  # noqa: F401  what takes the time
+    # What takes the time.
+    import seaborn  # noqa: F401
+
+    import fastreid.analysis.model_figures
+    import fastreid.engine.defaults  # noqa: F401
 
     serve(sys.argv[1])

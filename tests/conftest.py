@@ -13,10 +13,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 import torch
 
+from tests.command_server import serving, write_python
+
 if not torch.cuda.is_available():  # Triton's kernels run as plain Python then, if it is told before it is loaded
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
+PATIENCE = 120  # seconds until the server of commands is ready
 
 
 def load(name: str) -> ModuleType:
@@ -25,6 +28,16 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """Path of an executable that stands in for Python and starts in moments, as PyTorch is loaded already."""
+    folder = tmp_path_factory.mktemp("python")
+    address = str(folder / "socket")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    with serving(address, PATIENCE, env=environment):
+        yield str(write_python(folder / "python3", address))
 
 
 @pytest.fixture(scope="session")

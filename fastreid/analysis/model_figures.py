@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from fastreid.analysis import DIST, DOMAIN, TSNE
 from fastreid.analysis.domain_distances import domain_distances, save_domain_distances
 from fastreid.analysis.identity_distances import identity_distances, pooled, save_identity_distances
 from fastreid.analysis.samples import SOURCE, TARGET, Sample, domains, sample_images
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 # Beyond them no figure could be read; a set whose cameras are scenes has thousands.
 MOST_DOMAINS = 32
-TSNE, DIST, DOMAIN = MODES = "tsne", "dist", "domain"
 
 
 def analyse(cfg, model: nn.Module, modes: Sequence[str]) -> Path:

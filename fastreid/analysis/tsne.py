@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from fastreid.analysis.samples import SOURCE, TARGET, Sample
 from fastreid.report.figures import GREY, PALETTE, plt, save_figure, short, use_style
@@ -33,6 +31,9 @@ def embed(features: np.ndarray, pca_dim: int, perplexity: float, seed: int) -> n
     Raises:
         UserError: there are too few images.
     """
+    from sklearn.decomposition import PCA  # imported late: it takes seconds
+    from sklearn.manifold import TSNE
+
     count = len(features)
     if count < FEWEST_IMAGES:
         raise UserError(f"t-SNE needs at least {FEWEST_IMAGES} images, found {count}: name more data sets")

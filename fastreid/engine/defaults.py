@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastreid.analysis.model_figures import MODES
+from fastreid.analysis import MODES
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import TrainLoaders, build_train_loaders
 from fastreid.engine import hooks

@@ -10,7 +10,6 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -46,6 +45,8 @@ SIZES = {"axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytic
 
 def use_style() -> None:
     """Set colours, grid and font sizes of the figures that are made from now on."""
+    import seaborn as sns  # imported late: it takes as long as PyTorch, and most commands end without a figure
+
     # Type 42: text in a PDF stays text, which can be searched and edited. No math: a name may hold dollar signs.
     fonts = {"pdf.fonttype": 42, "text.parse_math": False, "font.family": ["sans-serif", *fallback_families()]}
     sns.set_theme(style="whitegrid", palette=PALETTE, rc=SIZES | fonts)

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from torch import nn
 
-from fastreid.analysis import domain_distances, identity_distances, tsne
-from fastreid.analysis.model_figures import DIST, DOMAIN, MODES, TSNE, analyse, domain_samples, load_samples
+from fastreid.analysis import DIST, DOMAIN, MODES, TSNE, domain_distances, identity_distances, tsne
+from fastreid.analysis.model_figures import analyse, domain_samples, load_samples
 from fastreid.config import get_cfg
 from fastreid.report import figures
 from fastreid.utils.errors import UserError
@@ -213,13 +212,13 @@ def test_no_data_set_is_a_user_error(cfg):
         run(cfg, DATASETS__NAMES=(), DATASETS__TESTS=())
 
 
-def command(cfg, folder, *flags):
+def command(python, cfg, folder, *flags):
     """Run tools/train_net.py on the data sets of a config, with a small network."""
     backbone = "{NAME: build_mobilenet_v2_backbone, DEPTH: 2, PRETRAIN: False}"
     (folder / "tiny.yml").write_text(f"MODEL: {{DEVICE: cpu, BACKBONE: {backbone}, HEADS: {{IN_FEAT: 1280}}}}\n")
     words = ["DATASETS.NAMES", str(cfg.DATASETS.NAMES), "DATASETS.TESTS", str(cfg.DATASETS.TESTS)]
     words += ["OUTPUT_DIR", cfg.OUTPUT_DIR, "INPUT.SIZE_TEST", "[32, 16]", "DATALOADER.NUM_WORKERS", "0"]
-    start = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(folder / "tiny.yml")]
+    start = [python, str(ROOT / "tools" / "train_net.py"), "--config-file", str(folder / "tiny.yml")]
     return subprocess.run(
         [*start, *flags, *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -229,8 +228,8 @@ def command(cfg, folder, *flags):
     )
 
 
-def test_flags_of_the_command_combine_and_nothing_is_trained(cfg, tmp_path):
-    done = command(cfg, tmp_path, "--dist-only", "--domain-only", "MODEL.WEIGHTS", "untrained")
+def test_flags_of_the_command_combine_and_nothing_is_trained(python, cfg, tmp_path):
+    done = command(python, cfg, tmp_path, "--dist-only", "--domain-only", "MODEL.WEIGHTS", "untrained")
     assert done.returncode == 0, done.stderr
     folder = Path(cfg.OUTPUT_DIR)
     assert {path.name for path in (folder / "analysis").iterdir()} == FILES[DIST] | FILES[DOMAIN]
@@ -238,7 +237,7 @@ def test_flags_of_the_command_combine_and_nothing_is_trained(cfg, tmp_path):
     assert {path.name for path in folder.iterdir()} == {"analysis", "log.txt"}
 
 
-def test_the_command_without_a_checkpoint_is_one_line_and_status_2(cfg, tmp_path):
-    done = command(cfg, tmp_path, "--tsne-only", "--resume")
+def test_the_command_without_a_checkpoint_is_one_line_and_status_2(python, cfg, tmp_path):
+    done = command(python, cfg, tmp_path, "--tsne-only", "--resume")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: no checkpoint in {cfg.OUTPUT_DIR}: train first")

@@ -8,14 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
 
-from tests.command_server import client, serving
+from tests.command_server import serving, write_python
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -106,9 +105,7 @@ def project(tmp_path_factory):
     demo = folder / "configs" / "Demo" / "synthetic.yml"
     demo.write_text(yaml.safe_dump(merged(yaml.safe_load(demo.read_text()), SHORT)))
     address = str(folder / "socket")
-    python = folder / "bin" / "python3"
-    python.write_text(f"#!{sys.executable} -SE\n{client(address)}")
-    python.chmod(0o755)
+    python = write_python(folder / "bin" / "python3", address)
     environment = os.environ | {
         "PYTHONPATH": str(folder),
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,12 @@ def script():
 
 
 @pytest.fixture(scope="module")
-def folder(script, tmp_path_factory):
+def folder(python, script, tmp_path_factory):
     """Where the processes leave what they ended with."""
     folder = tmp_path_factory.mktemp("processes")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
     processes = [
-        subprocess.Popen([sys.executable, SCRIPT, str(rank), folder], env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen([python, SCRIPT, str(rank), folder], env=environment, stderr=subprocess.PIPE)
         for rank in range(max(script.WORLDS))
     ]
     try:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -40,22 +39,24 @@ TEST: {{EVAL_PERIOD: 2}}
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def work(python, tmp_path_factory):
     """A folder with synthetic data sets and a config."""
     folder = tmp_path_factory.mktemp("run")
-    tool = [sys.executable, str(ROOT / "tools" / "make_synthetic_datasets.py"), "--root", str(folder / "datasets")]
+    tool = [python, str(ROOT / "tools" / "make_synthetic_datasets.py"), "--root", str(folder / "datasets")]
     size = ["--ids", "8", "--images", "4", "--size", "32x16", "--workers", "1"]
     subprocess.run([*tool, "--folder", *SOURCES, *TARGETS, *size], check=True, capture_output=True, timeout=TIMEOUT)
     (folder / "configs").mkdir()
     (folder / "configs" / "tiny.yml").write_text(CONFIG)
+    (folder / "python3").symlink_to(python)
     return folder
 
 
 def start(work, *words, launcher=()):
     """Start the command in the work folder; `launcher` is the module with its arguments that runs it."""
     environment = {**os.environ, "FASTREID_DATASETS": str(work / "datasets"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHON_EXEC"] = python = str(work / "python3")  # torchrun's own name for what starts its processes
     return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "tools" / "train_net.py"), "--config-file", "configs/tiny.yml", *words],
+        [python, *launcher, str(ROOT / "tools" / "train_net.py"), "--config-file", "configs/tiny.yml", *words],
         cwd=work,
         env=environment,
         stdout=subprocess.PIPE,

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +86,12 @@ def test_no_images_at_all(small_cfg, tiny_model, items):
         extract_features(small_cfg, tiny_model, items[:0], "folder:people")
 
 
-def test_two_processes_share_the_images_and_agree_with_one(small_cfg, tiny_model, items, tmp_path):
+def test_two_processes_share_the_images_and_agree_with_one(python, small_cfg, tiny_model, items, tmp_path):
     small_cfg.TEST.IMS_PER_BATCH = 2
     (tmp_path / "config.yaml").write_text(small_cfg.dump())
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     processes = [
-        subprocess.Popen([sys.executable, PROCESS, str(rank), "2", tmp_path], env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen([python, PROCESS, str(rank), "2", tmp_path], env=environment, stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=120)[1].decode() for process in processes]
