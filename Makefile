@@ -8,6 +8,9 @@ DEMO_DATA := datasets/synthetic
 OLDEST_PYTHON ?= python3.10
 NEWEST_PYTHON ?= python3.14
 
+# Containers often forbid byte code. Without it each command that starts compiles the sources of PyTorch, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help install demo study test lint test-oldest test-newest mutate clean
 
 help:
