@@ -27,7 +27,7 @@ from fastreid.modeling.losses.build import build_losses
 from fastreid.solver.lr_scheduler import InnerRatio
 from fastreid.solver.trained_parameters import gradients_for
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "short_mobilenet")
 
 ROOT = Path(__file__).parents[2]
 ABLATION, METHOD, PROTOCOL = (

@@ -164,6 +164,6 @@ def make_real_trainer(folder, workers=0, kind=DefaultTrainer, **more):
 
 
 @pytest.fixture
-def make_full_run():
+def make_full_run(short_mobilenet):
     """`make_full_run(folder, workers, kind, SOLVER__MAX_ITER=3)`: a trainer on `root`, 9 iterations an epoch."""
     return make_real_trainer
