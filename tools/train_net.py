@@ -23,7 +23,8 @@ A hook, a model, optimizers or loaders of your own are methods of a trainer that
             hooks.insert(0, MyHook())  # anywhere
             return hooks
 
-So are `build_loaders`, `build_model`, `build_optimizers` and `build_writers`: tests/engine/test_extending.py.
+So are `build_loaders`, `build_model`, `build_optimizers` and `build_writers`: tests/engine/test_extending.py has one
+with a hook and one with a transform in its loader.
 """
 
 import argparse

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torchvision import transforms
 
 from fastreid.config import add_options, defaults, get_cfg
 from fastreid.data.datasets import DATASETS
@@ -151,6 +152,23 @@ def test_a_data_set_a_loss_a_backbone_and_a_hook_are_a_file_and_an_import_each(a
     assert square["base/loss_cls"] == cube["base/loss_cls"]
     assert 0 < square["base/loss_compact"] != cube["base/loss_compact"] > 0
     assert seen[2.0].rates == pytest.approx([0.01 * 0.0005, 0.0005])  # warm-up is one iteration
+
+
+class GreyTrainer(DefaultTrainer):
+    """One whose base loader has a transform of its own, after the usual ones; the meta loader's stays."""
+
+    def build_loaders(self, cfg):
+        loaders = super().build_loaders(cfg)
+        images = loaders.base.dataset
+        images.transform = transforms.Compose([images.transform, transforms.Grayscale(num_output_channels=3)])
+        return loaders
+
+
+def test_a_loader_of_ones_own_is_a_method(root, make_full_run):
+    trainer = make_full_run(root / "run", kind=GreyTrainer)
+    for batches, grey in ((trainer.base_batches, True), (trainer.meta_batches, False)):
+        red, green, blue = next(batches)["images"].unbind(1)
+        assert (torch.equal(red, green) and torch.equal(green, blue)) == grey
 
 
 def test_each_part_of_a_trainer_is_a_method(root, make_full_run):
