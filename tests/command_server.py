@@ -109,6 +109,7 @@ def command(outputs, words, folder, environment):
 if __name__ == "__main__":
     # What takes the time.
     import seaborn  # noqa: F401
+    import torchvision  # noqa: F401
 
     import fastreid.analysis.model_figures
     import fastreid.engine.defaults  # noqa: F401

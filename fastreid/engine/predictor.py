@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.functional import to_pil_image
 
 from fastreid.config import CfgNode, get_cfg
 from fastreid.data.build import worker_options
@@ -139,8 +138,10 @@ class ImageList(Dataset):
             return self.transform(read_image(str(image)))
         if isinstance(image, Tensor) and image.is_floating_point():
             return image.float()
-        if not isinstance(image, Image.Image):
-            image = Image.fromarray(image) if isinstance(image, np.ndarray) else to_pil_image(image)
+        if isinstance(image, Tensor):
+            image = image.permute(1, 2, 0).numpy()
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
         try:
             return self.transform(to_rgb(image))
         except DECODER_ERRORS as error:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms as T
-from torchvision.transforms import InterpolationMode
 
 from fastreid.data.transforms.transforms import RandomPatch, ToFloatTensor
 from fastreid.utils.errors import UserError
@@ -17,7 +15,9 @@ PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
 
 def build_resize(size: Sequence[int]) -> Callable[[Image.Image], Image.Image]:
     """Return the function that resizes a PIL image to (height, width)."""
-    return T.Resize(list(size), InterpolationMode.BICUBIC)
+    from torchvision.transforms import InterpolationMode, Resize  # imported late: it takes as long as PyTorch
+
+    return Resize(list(size), InterpolationMode.BICUBIC)
 
 
 def build_transforms(cfg, is_train: bool, resized: bool = False) -> Callable[[Image.Image], Tensor]:
@@ -29,6 +29,8 @@ def build_transforms(cfg, is_train: bool, resized: bool = False) -> Callable[[Im
     Raises:
         UserError: an option is out of its range; the message names it.
     """
+    from torchvision import transforms as T
+
     node = cfg.INPUT
     check_ranges(node)
     resize = [] if resized else [build_resize(node.SIZE_TRAIN if is_train else node.SIZE_TEST)]

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 
 class ToFloatTensor:
     """PIL image -> (3, H, W) float tensor, values kept in 0..255."""
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return pil_to_tensor(image).float()
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float()
 
 
 class RandomPatch:

@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from fastreid.layers import AppendedInstanceNorm, NonLocal, SqueezeExcitation, StyleRestitution
@@ -46,7 +45,9 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
         UserError: they are not in the cache and cannot be downloaded.
     """
     # The first ImageNet recipe of torchvision, which the published numbers of ResNet were made with.
-    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(name).IMAGENET1K_V1.url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not cached.is_file():
         logger.info(f"downloading {url} to {cached}")
