@@ -42,8 +42,9 @@ demo: install
 study: install
 	@PYTHON=$(BIN)/python sh demo/run_study.sh
 
+# In the order of the folders: the small files of tests/utils come last, so that both processes end together.
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	@$(BIN)/python -c 'import ruff' 2> /dev/null || $(BIN)/python -m pip install --quiet -e '.[lint]'
@@ -51,7 +52,7 @@ lint: install
 	$(BIN)/python -m ruff format --check .
 
 test-oldest test-newest: test-%: .venv-%/installed
-	.venv-$*/bin/python -m pytest -q -n 2 --dist loadfile
+	.venv-$*/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Every "name>=version" of pyproject.toml as name==version.
 .venv-oldest/constraints.txt: pyproject.toml
