@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_CONFIG := configs/Demo/synthetic.yml
 DEMO_DATA := datasets/synthetic
+# In the order of the folders: the small files of tests/utils come last, so that both processes end together.
+PYTEST := pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 OLDEST_PYTHON ?= python3.10
 NEWEST_PYTHON ?= python3.14
 
@@ -42,9 +44,8 @@ demo: install
 study: install
 	@PYTHON=$(BIN)/python sh demo/run_study.sh
 
-# In the order of the folders: the small files of tests/utils come last, so that both processes end together.
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m $(PYTEST)
 
 lint: install
 	@$(BIN)/python -c 'import ruff' 2> /dev/null || $(BIN)/python -m pip install --quiet -e '.[lint]'
@@ -52,7 +53,7 @@ lint: install
 	$(BIN)/python -m ruff format --check .
 
 test-oldest test-newest: test-%: .venv-%/installed
-	.venv-$*/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	.venv-$*/bin/python -m $(PYTEST)
 
 # Every "name>=version" of pyproject.toml as name==version.
 .venv-oldest/constraints.txt: pyproject.toml

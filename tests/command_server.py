@@ -1,8 +1,7 @@
 """Python commands as children of a process that has loaded PyTorch: each starts in moments, not seconds.
 
-`serving(SOCKET, ...)` serves while it lasts; `client(SOCKET)` is the script that stands in for a command, and
-`write_python` writes one that stands in for Python: by `run` it hands its words, folder, environment and output over,
-passes SIGTERM and Ctrl-C on, and exits with the command's status.
+`serving(SOCKET, ...)` serves while it lasts; `write_python(PATH, SOCKET)` writes what stands in for Python: by `run` it
+hands its words, folder, environment and output over, passes SIGTERM and Ctrl-C on, and exits with the command's status.
 """
 
 import json
@@ -16,15 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def client(address, words="sys.argv[1:]"):
-    """Return the script of a command whose words are those of a Python expression."""
-    folder = str(Path(__file__).parent)
-    return f"import sys\nsys.path.insert(0, {folder!r})\nfrom command_server import run\nrun({address!r}, {words})\n"
-
-
 def write_python(path, address):
     """Write an executable that takes the words that Python takes: a script, or -m and a module, and its arguments."""
-    path.write_text(f"#!{sys.executable} -SE\n{client(address)}")
+    lines = ("import sys", f"sys.path.insert(0, {str(Path(__file__).parent)!r})", "from command_server import run")
+    path.write_text("\n".join((f"#!{sys.executable} -SE", *lines, f"run({address!r}, sys.argv[1:])\n")))
     path.chmod(0o755)
     return path
 
@@ -94,7 +88,8 @@ def command(outputs, words, folder, environment):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a server in the background of a shell ignores Ctrl-C
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
     sys.path[1:1] = environment.get("PYTHONPATH", "").split(os.pathsep)
-    words = [word for word in words if word != "-u"]
+    if words[0] == "-u":  # so torchrun starts its processes
+        words = words[1:]
     if words[0] == "-m":
         sys.path[0] = folder
         sys.argv = words[1:]

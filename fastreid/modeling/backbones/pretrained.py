@@ -44,9 +44,9 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
     Raises:
         UserError: they are not in the cache and cannot be downloaded.
     """
-    # The first ImageNet recipe of torchvision, which the published numbers of ResNet were made with.
     from torchvision.models import get_model_weights
 
+    # The first ImageNet recipe of torchvision, which the published numbers of ResNet were made with.
     url = get_model_weights(name).IMAGENET1K_V1.url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not cached.is_file():
