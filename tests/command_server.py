@@ -1,6 +1,6 @@
 """Python commands as children of a process that has loaded PyTorch: each starts in moments, not seconds.
 
-`serving(SOCKET, ...)` serves while it lasts; `write_python(PATH, SOCKET)` writes what stands in for Python: by `run` it
+`serving(SOCKET)` serves while it lasts; `write_python(PATH, SOCKET)` writes what stands in for Python: by `run` it
 hands its words, folder, environment and output over, passes SIGTERM and Ctrl-C on, and exits with the command's status.
 """
 
@@ -14,6 +14,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+PATIENCE = 900  # seconds that a test waits for a command: more than it takes beside any other work
+
 
 def write_python(path, address):
     """Write an executable that takes the words that Python takes: a script, or -m and a module, and its arguments."""
@@ -24,13 +26,13 @@ def write_python(path, address):
 
 
 @contextmanager
-def serving(address, patience, **options):
-    """Serve in a process of its own, with options of `subprocess.Popen`; it is ready within `patience` seconds."""
+def serving(address, **options):
+    """Serve in a process of its own, with options of `subprocess.Popen`."""
     import subprocess  # which no client needs
 
     server = subprocess.Popen([sys.executable, __file__, address], **options)
     try:
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         while not Path(address).exists():
             assert server.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)

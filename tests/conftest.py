@@ -19,7 +19,6 @@ if not torch.cuda.is_available():  # Triton's kernels run as plain Python then, 
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
-PATIENCE = 120  # seconds until the server of commands is ready
 
 
 def load(name: str) -> ModuleType:
@@ -36,7 +35,7 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("python")
     address = str(folder / "socket")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    with serving(address, PATIENCE, env=environment):
+    with serving(address, env=environment):
         yield str(write_python(folder / "python3", address))
 
 

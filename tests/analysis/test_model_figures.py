@@ -19,6 +19,7 @@ from fastreid.analysis.model_figures import analyse, domain_samples, load_sample
 from fastreid.config import get_cfg
 from fastreid.report import figures
 from fastreid.utils.errors import UserError
+from tests.command_server import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -224,7 +225,7 @@ def command(python, cfg, folder, *flags):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.command_server import serving, write_python
+from tests.command_server import PATIENCE, serving, write_python
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -23,7 +23,6 @@ DOCUMENTS = [
     for path in sorted(ROOT.glob(pattern))
     if not path.relative_to(ROOT).parts[0].startswith(".")
 ]
-TIMEOUT = 900  # seconds, on a machine with much other work
 LANGUAGES = ("sh", "bash", "python")
 # What makes the demo's training and data short; of the data, VIPeR is as large as the demo's, so that counts are too.
 SHORT = {
@@ -125,12 +124,12 @@ def project(tmp_path_factory):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=TIMEOUT,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, f"{code}\n{done.stdout}"
         return done.stdout
 
-    with serving(address, TIMEOUT, env=environment, cwd=folder):
+    with serving(address, env=environment, cwd=folder):
         run("sh", make_demo())
         yield run
 

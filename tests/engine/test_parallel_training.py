@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.command_server import PATIENCE
+
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
-TIMEOUT = 300  # seconds; several times what a busy machine takes
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def folder(python, script, tmp_path_factory):
         for rank in range(max(script.WORLDS))
     ]
     try:
-        errors = [process.communicate(timeout=TIMEOUT)[1].decode() for process in processes]
+        errors = [process.communicate(timeout=PATIENCE)[1].decode() for process in processes]
     finally:
         for process in processes:
             process.kill()

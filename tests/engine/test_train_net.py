@@ -11,11 +11,11 @@ import pytest
 
 from fastreid.engine.defaults import default_argument_parser, default_setup
 from fastreid.engine.defaults import test_only as run_test  # by another name, or pytest takes it for a test
+from tests.command_server import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 SOURCES, TARGETS = [f"s{i}" for i in range(1, 6)], ["t1", "t2"]
 ITERS_PER_EPOCH = 3
-TIMEOUT = 120  # seconds for one command
 
 CONFIG = f"""
 MODEL:
@@ -44,7 +44,7 @@ def work(python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     tool = [python, str(ROOT / "tools" / "make_synthetic_datasets.py"), "--root", str(folder / "datasets")]
     size = ["--ids", "8", "--images", "4", "--size", "32x16", "--workers", "1"]
-    subprocess.run([*tool, "--folder", *SOURCES, *TARGETS, *size], check=True, capture_output=True, timeout=TIMEOUT)
+    subprocess.run([*tool, "--folder", *SOURCES, *TARGETS, *size], check=True, capture_output=True, timeout=PATIENCE)
     (folder / "configs").mkdir()
     (folder / "configs" / "tiny.yml").write_text(CONFIG)
     (folder / "python3").symlink_to(python)
@@ -71,7 +71,7 @@ def start(work, *words, launcher=()):
 def finish(process, status=0):
     """Wait for the end of the command and return what it printed."""
     try:
-        output, _ = process.communicate(timeout=TIMEOUT)
+        output, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == status, output
@@ -96,7 +96,7 @@ def test_train_interrupt_resume_and_test(work):
 
     # Interrupted some time after the first checkpoint, in a run that would last for long.
     process = start(work)
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + PATIENCE
     while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_server import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,7 +23,7 @@ def test_without_a_c_compiler_the_build_succeeds_with_a_warning(tmp_path):
     missing = {"CC": "no-such-compiler", "CXX": "no-such-compiler", "LDSHARED": "no-such-compiler"}
     run = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],
-        cwd=tmp_path, env=os.environ | missing, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, env=os.environ | missing, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     output = run.stdout + run.stderr
     assert run.returncode == 0, output

@@ -13,6 +13,7 @@ from fastreid.data.build import build_test_loader, load_test_set
 from fastreid.evaluation.extraction import extract_features
 from fastreid.utils.errors import UserError
 from fastreid.utils.precision import uses_amp
+from tests.command_server import PATIENCE
 
 PROCESS = Path(__file__).parent / "evaluate_in_processes.py"
 
@@ -94,7 +95,7 @@ def test_two_processes_share_the_images_and_agree_with_one(python, small_cfg, ti
         subprocess.Popen([python, PROCESS, str(rank), "2", tmp_path], env=environment, stderr=subprocess.PIPE)
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+    errors = [process.communicate(timeout=PATIENCE)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     first, second = (json.loads((tmp_path / f"process_{rank}.json").read_text()) for rank in range(2))
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.command_server import PATIENCE
+
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 120  # seconds for one command
 ITERS_PER_EPOCH = 4
 SOURCES = [f"folder:{name}" for name in "abc"]
 
@@ -60,7 +61,7 @@ class Command:
 
     def finish(self, status=0):
         """Wait for the end and return what was printed."""
-        found = self.launcher.ask({"wait": self.pid, "timeout": TIMEOUT})
+        found = self.launcher.ask({"wait": self.pid, "timeout": PATIENCE})
         if found is None:
             os.killpg(self.pid, signal.SIGKILL)
         output = self.path.read_text(encoding="utf-8")
@@ -93,7 +94,7 @@ def launcher():
     launcher = Launcher()
     yield launcher
     launcher.process.stdin.close()
-    launcher.process.wait(timeout=TIMEOUT)
+    launcher.process.wait(timeout=PATIENCE)
 
 
 class Work:
@@ -139,7 +140,7 @@ class Work:
     def train_until(self, run, checkpoint, *words):
         """Train until a checkpoint is there, which takes less time than to the end; return what was printed."""
         command = self.start(run, *words)
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + PATIENCE
         while self.last(run) < checkpoint and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(command.pid, signal.SIGKILL)
@@ -152,7 +153,7 @@ class Work:
 
     def wait_for_checkpoint(self, run, other_than=""):
         """Wait until last_checkpoint names another file than before."""
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + PATIENCE
         while self.last(run) == other_than and time.monotonic() < deadline:
             time.sleep(0.005)
         assert self.last(run) != other_than

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from fastreid.utils.errors import UserError, run_command
+from tests.command_server import PATIENCE
 from tools.table import runs as table_runs
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 120  # seconds
 
 CONFIG = """
 MODEL:
@@ -104,7 +104,7 @@ def start(*words):
 
 def stop_in_second_run(pid, logs):
     """Send SIGTERM when the second run has a checkpoint, and return the exit status."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + PATIENCE
     while not (logs / "IN" / "seed1" / "last_checkpoint").is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(pid, signal.SIGTERM)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_server import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 SHELLS = ["sh", "bash"]
 
@@ -26,7 +28,7 @@ def project(tmp_path):
 
 
 def run(project: Path, *command: str, cwd: Path | None = None, status: int = 0) -> str:
-    done = subprocess.run(command, cwd=cwd or project, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=cwd or project, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -118,9 +120,9 @@ def test_make_all_builds_with_the_projects_python_and_loads_what_was_built(tmp_p
     )
     environment = {**os.environ, "PYTHON": sys.executable}
     command = ["make", "-C", str(folder), "all"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0 and f"built {folder}/rank_cy.py" in done.stdout, done.stderr
     (tmp_path / "setup.py").write_text("")  # nothing comes out of it, as without a C compiler
     (folder / "rank_cy.py").unlink()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0 and "No module named 'rank_cy'" in done.stderr
