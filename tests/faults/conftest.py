@@ -93,8 +93,8 @@ class Launcher:
 def launcher():
     launcher = Launcher()
     yield launcher
-    launcher.process.stdin.close()
-    launcher.process.wait(timeout=PATIENCE)
+    launcher.process.kill()  # the end of its input may not reach it: a forked loader worker holds a copy of the pipe
+    launcher.process.wait()
 
 
 class Work:
