@@ -56,7 +56,7 @@ def start(work, *words, launcher=()):
     environment = {**os.environ, "FASTREID_DATASETS": str(work / "datasets"), "OMP_NUM_THREADS": "1"}
     environment["PYTHON_EXEC"] = python = str(work / "python3")  # torchrun's own name for what starts its processes
     return subprocess.Popen(
-        [python, *launcher, str(ROOT / "tools" / "train_net.py"), "--config-file", "configs/tiny.yml", *words],
+        [python, *launcher, str(ROOT / "tests" / "short_mobilenet.py"), "--config-file", "configs/tiny.yml", *words],
         cwd=work,
         env=environment,
         stdout=subprocess.PIPE,
@@ -156,7 +156,7 @@ def test_missing_data_are_one_line_and_status_2(work):
     assert message.startswith("error: ") and str(work / "datasets" / "none") in message
 
 
-def test_two_processes_train_and_test_as_one_run(work, monkeypatch, one_thread):
+def test_two_processes_train_and_test_as_one_run(work, monkeypatch, one_thread, short_mobilenet):
     folder = work / "logs" / "two"
     # Batches of 4, of which each process's share is a multiple: features are then the same to the last bit. The model
     # is hardly trained, so that all features are nearly equal and rounding would change the table.

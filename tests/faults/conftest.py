@@ -120,7 +120,7 @@ class Work:
         """
         output = self.folder / f"output{len(self.started)}.txt"
         request = {
-            "tool": str(ROOT / "tools" / "train_net.py"),
+            "tool": str(ROOT / "tests" / "short_mobilenet.py"),
             "words": ["--config-file", str(self.config), "OUTPUT_DIR", str(self.folder / run), *map(str, words)],
             "folder": str(self.folder),
             "output": str(output),
