@@ -1,4 +1,4 @@
-"""A MobileNetV2 of a quarter of the layers, for tests in which whole runs count and not the network: steps take a third.
+"""A MobileNetV2 of a quarter of the layers, for tests in which whole runs count and not the network.
 
 As a script: tools/train_net.py with it, in the processes that `--num-gpus` starts, too.
 """
