@@ -107,11 +107,11 @@ if __name__ == "__main__":
     # What takes the time.
     import seaborn  # noqa: F401
     import torchvision  # noqa: F401
+    from short_mobilenet import STAGES
 
     import fastreid.analysis.model_figures
     import fastreid.engine.defaults  # noqa: F401
     from fastreid.modeling.backbones import mobilenet_v2
-    from short_mobilenet import STAGES
 
     mobilenet_v2.STAGES = STAGES
     serve(sys.argv[1])

@@ -76,7 +76,7 @@ def one_thread():
 
 @pytest.fixture
 def short_mobilenet(monkeypatch):
-    """The network of tests/short_mobilenet.py in this process; commands by `python` and those of faults/ have it anyway."""
+    """The network of tests/short_mobilenet.py here; commands by `python` and those of faults/ have it anyway."""
     from fastreid.modeling.backbones import mobilenet_v2
     from tests.short_mobilenet import STAGES
 
