@@ -2,10 +2,13 @@
 
 `serving(SOCKET)` serves while it lasts; `write_python(PATH, SOCKET)` writes what stands in for Python: by `run` it
 hands its words, folder, environment and output over, passes SIGTERM and Ctrl-C on, and exits with the command's status.
+`start` is for tests that want the command's process, in a group of its own, or limits on what it can have.
 """
 
+import ctypes
 import json
 import os
+import resource
 import runpy
 import signal
 import socket
@@ -30,7 +33,7 @@ def serving(address, **options):
     """Serve in a process of its own, with options of `subprocess.Popen`."""
     import subprocess  # which no client needs
 
-    server = subprocess.Popen([sys.executable, __file__, address], **options)
+    server = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.DEVNULL, **options)
     try:
         deadline = time.monotonic() + PATIENCE
         while not Path(address).exists():
@@ -42,17 +45,26 @@ def serving(address, **options):
         server.wait()
 
 
+def start(address, outputs, timeout=None, **request):
+    """Let the server run a command: arguments of `command`. Return its process id and a file with its status, a line.
+
+    Raises:
+        TimeoutError: when the file is read, if the command has not ended `timeout` seconds later.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    connection.connect(address)
+    socket.send_fds(connection, [json.dumps(request).encode()], outputs)
+    answers = connection.makefile()
+    return int(answers.readline()), answers
+
+
 def run(address, words):
     """Let the server run a script and its arguments, with this process's folder, environment and output."""
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(address)
-    request = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}
-    socket.send_fds(connection, [json.dumps(request).encode()], [1, 2])
-    answers = connection.makefile()
-    pid = int(answers.readline())
+    pid, status = start(address, [1, 2], words=words, folder=os.getcwd(), environment=dict(os.environ))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: os.kill(pid, number))
-    sys.exit(int(answers.readline()))
+    sys.exit(int(status.readline()))
 
 
 def serve(address):
@@ -69,18 +81,37 @@ def serve(address):
             pid = os.fork()
             if pid == 0:
                 command(outputs, **json.loads(data))
-            connection.sendall(f"{pid}\n".encode())
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            connection.sendall(f"{status}\n".encode())
+            connection.sendall(b"%d\n" % pid)
+            connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             os._exit(0)
         connection.close()
         for output in outputs:
             os.close(output)
 
 
-def command(outputs, words, folder, environment):
+def shrink_shared_memory(size):
+    """Give this process, which must be root's, a small /dev/shm of its own."""
+    import subprocess
+
+    new_mounts = 0x00020000  # CLONE_NEWNS
+    if ctypes.CDLL(None, use_errno=True).unshare(new_mounts) != 0:
+        sys.exit(f"unshare: {os.strerror(ctypes.get_errno())}")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm"], check=True)
+
+
+def command(outputs, words, folder, environment, file_limit=None, shared_memory=None, patience=None):
+    """Become the command.
+
+    Args:
+        file_limit: the most bytes of a file. shared_memory: those of /dev/shm. patience: the seconds that a stop waits
+            for a batch.
+    """
     import torch  # which the server has loaded
 
+    from fastreid.engine import stopping
+
+    os.setsid()
     for output, number in zip(outputs, (1, 2)):
         os.dup2(output, number)
     # Those of the server know what kind of file they were opened on.
@@ -89,6 +120,12 @@ def command(outputs, words, folder, environment):
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a server in the background of a shell ignores Ctrl-C
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    if file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+    if shared_memory:
+        shrink_shared_memory(shared_memory)
+    if patience:
+        stopping.PATIENCE = patience
     sys.path[1:1] = environment.get("PYTHONPATH", "").split(os.pathsep)
     if words[0] == "-u":  # so torchrun starts its processes
         words = words[1:]

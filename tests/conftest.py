@@ -9,6 +9,8 @@ from types import ModuleType
 # As tools/train_net.py does, before PyTorch is loaded: threads that wait by spinning make a busy machine many times
 # slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads cost a sixth of the time
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -30,13 +32,18 @@ def load(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def python(tmp_path_factory):
-    """Path of an executable that stands in for Python and starts in moments, as PyTorch is loaded already."""
-    folder = tmp_path_factory.mktemp("python")
-    address = str(folder / "socket")
+def command_server(tmp_path_factory):
+    """Address of a server of commands: see command_server.py."""
+    address = str(tmp_path_factory.mktemp("command_server") / "socket")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     with serving(address, env=environment):
-        yield str(write_python(folder / "python3", address))
+        yield address
+
+
+@pytest.fixture(scope="session")
+def python(command_server, tmp_path_factory):
+    """Path of an executable that stands in for Python and starts in moments, as PyTorch is loaded already."""
+    return str(write_python(tmp_path_factory.mktemp("python") / "python3", command_server))
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,6 @@ if __name__ in ("__main__", "__mp_main__"):  # the latter in a process that anot
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from fastreid.engine.defaults import default_argument_parser
-    from fastreid.utils.errors import run_command
-    from fastreid.utils.launch import launch
-    from tools.train_net import main
+    from tools.train_net import run
 
-    run_command(lambda: launch(main, default_argument_parser().parse_intermixed_args()))
+    run()

@@ -69,5 +69,10 @@ def main(args: argparse.Namespace) -> None:
     trainer.run()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command."""
     run_command(lambda: launch(main, default_argument_parser().parse_intermixed_args()))
+
+
+if __name__ == "__main__":
+    run()

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.command_server import PATIENCE
+from tests.command_server import PATIENCE, start
 
 ROOT = Path(__file__).parents[2]
 ITERS_PER_EPOCH = 4
@@ -56,14 +54,18 @@ def write_data(root):
 class Command:
     """One process of the training command, and what it prints."""
 
-    def __init__(self, launcher, pid, output):
-        self.launcher, self.pid, self.path = launcher, pid, output
+    def __init__(self, server, path, **request):
+        self.path = path
+        with open(path, "w") as output:
+            self.pid, self.status = start(server, [output.fileno()] * 2, PATIENCE, **request)
 
     def finish(self, status=0):
         """Wait for the end and return what was printed."""
-        found = self.launcher.ask({"wait": self.pid, "timeout": PATIENCE})
-        if found is None:
+        try:
+            found = int(self.status.readline())
+        except TimeoutError:
             os.killpg(self.pid, signal.SIGKILL)
+            found = "none: it was still running"
         output = self.path.read_text(encoding="utf-8")
         assert found == status, f"status {found}\n{output}"
         return output
@@ -73,63 +75,32 @@ class Command:
         return [int(word) for word in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 
-class Launcher:
-    """Starts commands; see launcher.py."""
-
-    def __init__(self):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        words = [sys.executable, str(Path(__file__).with_name("launcher.py"))]
-        self.process = subprocess.Popen(
-            words, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-
-    def ask(self, request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-
-@pytest.fixture(scope="session")
-def launcher():
-    launcher = Launcher()
-    yield launcher
-    launcher.process.kill()  # the end of its input may not reach it: a forked loader worker holds a copy of the pipe
-    launcher.process.wait()
-
-
 class Work:
     """A folder with data sets, a config, and runs in folders of their own.
 
     `reference` is a run of `epochs` epochs that nothing disturbed.
     """
 
-    def __init__(self, folder, launcher, epochs, reference=None):
-        self.folder, self.launcher, self.started = folder, launcher, []
+    def __init__(self, folder, server, epochs, reference=None):
+        self.folder, self.server, self.started = folder, server, []
         self.epochs, self.reference = epochs, reference
         self.data = folder / "datasets"
         write_data(self.data)
         self.config = folder / "tiny.yml"
         self.config.write_text(CONFIG)
 
-    def start(self, run, *words, file_limit=None, shared_memory=None, patience=None):
+    def start(self, run, *words, **limits):
         """Start the command with the output folder `run` and options; epochs 1000 unless they say otherwise.
 
         Args:
-            file_limit: the most bytes of a file. shared_memory: those of /dev/shm. patience: the seconds that a stop
-                waits for a batch.
+            limits: those of `tests.command_server.command`.
         """
-        output = self.folder / f"output{len(self.started)}.txt"
-        request = {
-            "tool": str(ROOT / "tests" / "short_mobilenet.py"),
-            "words": ["--config-file", str(self.config), "OUTPUT_DIR", str(self.folder / run), *map(str, words)],
-            "folder": str(self.folder),
-            "output": str(output),
-            "environment": {"FASTREID_DATASETS": str(self.data)},
-            "file_limit": file_limit,
-            "shared_memory": shared_memory,
-            "patience": patience,
-        }
-        command = Command(self.launcher, self.launcher.ask({"start": request}), output)
+        script, path = ROOT / "tests" / "short_mobilenet.py", self.folder / f"output{len(self.started)}.txt"
+        options = ["--config-file", str(self.config), "OUTPUT_DIR", str(self.folder / run), *map(str, words)]
+        environment = {"FASTREID_DATASETS": str(self.data)}
+        command = Command(
+            self.server, path, words=[str(script), *options], folder=str(self.folder), environment=environment, **limits
+        )
         self.started.append(command.pid)
         return command
 
@@ -191,18 +162,18 @@ def kills(request):
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory, launcher, kills):
+def reference(tmp_path_factory, command_server, kills):
     """The folder of a run that nothing disturbed, and its epochs: enough for all kills to come before its end."""
     epochs = 2 * kills + 2
-    work = Work(tmp_path_factory.mktemp("reference"), launcher, epochs)
+    work = Work(tmp_path_factory.mktemp("reference"), command_server, epochs)
     work.complete("run", epochs)
     return work.folder / "run", epochs
 
 
 @pytest.fixture
-def work(tmp_path, launcher, reference):
+def work(tmp_path, command_server, reference):
     folder, epochs = reference
-    work = Work(tmp_path, launcher, epochs, folder)
+    work = Work(tmp_path, command_server, epochs, folder)
     yield work
     for pid in work.started:  # what a failed test has left
         try:
