@@ -9,8 +9,9 @@ from PIL import Image
 from torch import nn
 
 from fastreid.config import get_cfg
-from fastreid.engine import SimpleTrainer, train_loop
+from fastreid.engine import SimpleTrainer, defaults, train_loop
 from fastreid.engine.defaults import DefaultTrainer
+from fastreid.evaluation import results
 from fastreid.layers import norm_factory
 from fastreid.modeling.heads import MetalearningHead
 from fastreid.solver import build_optimizer
@@ -164,6 +165,13 @@ def make_real_trainer(folder, workers=0, kind=DefaultTrainer, **more):
 
 
 @pytest.fixture
-def make_full_run(short_mobilenet):
+def no_pictures(monkeypatch):
+    """Write empty files in place of pictures, which would take longer than the runs and have tests of their own."""
+    monkeypatch.setattr(defaults, "plot_result", lambda metrics, output: output.touch())
+    monkeypatch.setattr(results, "plot_cmc", lambda path, curves: path.touch())
+
+
+@pytest.fixture
+def make_full_run(short_mobilenet, no_pictures):
     """`make_full_run(folder, workers, kind, SOLVER__MAX_ITER=3)`: a trainer on `root`, 9 iterations an epoch."""
     return make_real_trainer

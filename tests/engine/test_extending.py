@@ -11,7 +11,6 @@ from torchvision import transforms
 from fastreid.config import add_options, defaults, get_cfg
 from fastreid.data.datasets import DATASETS
 from fastreid.engine import HookBase
-from fastreid.engine import defaults as engine
 from fastreid.engine.defaults import DefaultTrainer
 from fastreid.engine.hooks import SchedulerStep
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
@@ -95,12 +94,11 @@ OPTIONS = {
 
 
 @pytest.fixture
-def added(root, monkeypatch):
+def added(root, no_pictures, monkeypatch):
     """The files, imported, and images for the data set; all is as before afterwards."""
     for registry in (LOSS_REGISTRY, BACKBONE_REGISTRY):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(defaults, "_C", get_cfg())
-    monkeypatch.setattr(engine, "plot_result", lambda *paths: None)
     monkeypatch.syspath_prepend(root)
     for name, text in FILES.items():
         (root / f"{name}.py").write_text(text)

@@ -5,7 +5,7 @@ import torch
 
 from fastreid.config import get_cfg
 from fastreid.data.stream import BatchStream
-from fastreid.engine import SimpleTrainer, defaults
+from fastreid.engine import SimpleTrainer
 from fastreid.engine.precise_bn import compute_precise_statistics
 from fastreid.layers import BatchInstanceNorm, BatchNorm, running_stats
 from fastreid.layers.normalization import BatchInstanceNormHalf
@@ -152,8 +152,7 @@ SHORT = {
 }
 
 
-def test_training_is_the_same_and_checkpoints_hold_what_is_tested(root, make_full_run, monkeypatch):
-    monkeypatch.setattr(defaults, "plot_result", lambda *paths: None)
+def test_training_is_the_same_and_checkpoints_hold_what_is_tested(root, make_full_run):
     with_it = make_full_run(root / "with", TEST__PRECISE_BN__ENABLED=True, **SHORT)
     with_it.resume_or_load(False)
     with_it.run()

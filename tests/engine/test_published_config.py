@@ -30,8 +30,7 @@ SMALL = {
 }
 
 
-def test_trains_with_meta_steps_on_all_sources_and_is_tested(root, monkeypatch):
-    monkeypatch.setattr(defaults, "plot_result", lambda *paths: None)
+def test_trains_with_meta_steps_on_all_sources_and_is_tested(root, no_pictures):
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     path = root / "config.yaml"
     path.write_text(yaml.safe_dump(published["defaults"] | published["files"]["Sample/DG-mobilenet"]), encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastreid.data.stream import BatchStream
-from fastreid.engine import HookBase, NonFiniteLossError, defaults
+from fastreid.engine import HookBase, NonFiniteLossError
 from fastreid.engine.precise_bn import compute_precise_statistics
 from fastreid.utils.errors import UserError
 
@@ -48,12 +48,6 @@ def finish(trainer, resume=False):
     trainer.resume_or_load(resume)
     trainer.run()
     return trainer
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """They would take longer than these runs."""
-    monkeypatch.setattr(defaults, "plot_result", lambda *paths: None)
 
 
 @pytest.fixture
