@@ -21,7 +21,7 @@ from fastreid.utils.files import home_path  # noqa: E402
 from fastreid.utils.locks import lock_file  # noqa: E402
 from fastreid.utils.logger import setup_logger  # noqa: E402
 from tools.table.experiment import Experiment, read_experiment  # noqa: E402
-from tools.table.figure import plot_table  # noqa: E402
+from tools.table.figure import plot_curves, plot_table  # noqa: E402
 from tools.table.numbers import write_tables  # noqa: E402
 from tools.table.places import places_for  # noqa: E402
 from tools.table.runs import TableRun, TableRunner, plan_runs  # noqa: E402
@@ -83,6 +83,8 @@ def choose(runs: list[TableRun], rows: list[str] | None) -> list[TableRun]:
 def write(experiment: Experiment, runs: list[TableRun]) -> None:
     """Write the table's files."""
     plot_table(experiment.output / "table.png", experiment, write_tables(experiment, runs))
+    if experiment.curves:
+        plot_curves(experiment.output / "curves.png", experiment, runs)
 
 
 def finish(experiment: Experiment, runs: list[TableRun]) -> None:
@@ -90,7 +92,7 @@ def finish(experiment: Experiment, runs: list[TableRun]) -> None:
     write(experiment, runs)
     finished = sum(run.state == "finished" for run in runs)
     print((experiment.output / "table.md").read_text(encoding="utf-8"))
-    files = "table.md, table.csv, runs.csv and table.png"
+    files = "table.md, table.csv, runs.csv and table.png" + ", and curves.png" * bool(experiment.curves)
     print(f"{finished} of {len(runs)} runs are finished; wrote {files} in {experiment.output}")
 
 

@@ -100,7 +100,8 @@ def domains(folder: Path, names: list[str]) -> None:
 def table(folder: Path, names: list[str]) -> None:
     groups = {"seen": ("a",), "unseen": ("b",)}
     rows = tuple(Row(name, str(n), Path("x.yml"), (), None, {}) for n, name in enumerate(names))
-    experiment = Experiment(Path("x"), names[0], folder, (1, 2), groups, ("seen", "unseen"), ("Rank-1", "mAP"), rows)
+    metrics = ("Rank-1", "mAP")
+    experiment = Experiment(Path("x"), names[0], folder, (1, 2), groups, ("seen", "unseen"), metrics, (), rows)
     measured = {}
     for n, row in enumerate(rows):
         for m, group in enumerate(groups):

@@ -7,6 +7,7 @@ options: {SOLVER.MAX_ITER: 50}         # for every run
 groups: {seen: [folder:a, folder:b], unseen: [ALL_GRID]}     # averages over test sets; default: all
 gap: [seen, unseen]                    # a column for the first group less the second
 metrics: [Rank-1, mAP]
+curves: [base/loss_cls, test/ALL_GRID mAP]      # what each run's metrics.json has over its iterations: curves.png
 rows:
   - name: BN
     config: configs/Ablation/BN.yml    # from the project's folder
@@ -28,7 +29,7 @@ from fastreid.engine.defaults import output_folder
 from fastreid.evaluation.results import FPRS, TABLE_METRICS
 from fastreid.utils.errors import UserError
 
-KEYS = ("title", "output", "seeds", "options", "groups", "gap", "metrics", "rows")
+KEYS = ("title", "output", "seeds", "options", "groups", "gap", "metrics", "curves", "rows")
 ROW_KEYS = ("name", "config", "options", "published")
 DEFAULT_METRICS = ("Rank-1", "mAP")
 KNOWN_METRICS = (*TABLE_METRICS, *(f"TAR@FAR={fpr}" for fpr in FPRS))
@@ -69,6 +70,7 @@ class Experiment:
     Attributes:
         groups: test sets by the name of their average; empty: one of all test sets of a row.
         gap: two groups, or nothing.
+        curves: names of what a run records.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class Experiment:
     groups: dict[str, tuple[str, ...]]
     gap: tuple[str, ...]
     metrics: tuple[str, ...]
+    curves: tuple[str, ...]
     rows: tuple[Row, ...]
 
     @property
@@ -125,6 +128,7 @@ def read_experiment(
         {name: names_in(sets, f"{path}: group {name}") for name, sets in mapping(tree, "groups", str(path)).items()},
         names_in(tree["gap"], f"{path}: gap") if "gap" in tree else (),
         names_in(tree.get("metrics", list(DEFAULT_METRICS)), f"{path}: metrics"),
+        names_in(tree["curves"], f"{path}: curves") if "curves" in tree else (),
         rows,
     )
     check_names(experiment)

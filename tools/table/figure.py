@@ -1,16 +1,31 @@
-"""A table as a figure: mean, deviation and single seeds of each row, and the published figures."""
+"""A table as figures: mean, deviation and single seeds of each row beside the published figures; the runs' curves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from fastreid.report.figures import GREY, MARKERS, PALETTE, plt, save_figure, short, style_of_line, use_style
+from fastreid.report.figures import (
+    GREY,
+    MARKERS,
+    PALETTE,
+    panel_grid,
+    plt,
+    save_figure,
+    short,
+    style_of_line,
+    use_log_scale,
+    use_style,
+)
+from fastreid.report.plots import series
 from tools.table.experiment import Experiment
-from tools.table.numbers import GROUP, Measured, Table
+from tools.table.numbers import GROUP, Measured, Table, finished_runs
+from tools.table.runs import TableRun
 
 ROW_HEIGHT = 0.24  # inches for each group of a row
+LOG_FROM = 20  # curves of which the highest value is that many times the lowest have a logarithmic axis
 LEGEND_WIDTH = 2.4  # inches beside the panels of one group over the other
 
 
@@ -92,3 +107,22 @@ def draw_gap(axis: Axes, experiment: Experiment, table: Table, metric: str) -> N
     ends = [min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])]
     axis.plot(ends, ends, "--", color=GREY, linewidth=1, zorder=0)
     axis.set(title=f"{metric}: {second} over {first}", xlabel=f"{first} (%)", ylabel=f"{second} (%)")
+
+
+def plot_curves(path: Path, experiment: Experiment, runs: Sequence[TableRun]) -> None:
+    """Draw a panel for each of the table's curves, with a line for each finished run, those of a row alike."""
+    use_style()
+    figure, axes = panel_grid(len(experiment.curves), columns=2, width=5.5, height=3.6)
+    for axis, name in zip(axes.flat, experiment.curves):
+        for number, row in enumerate(experiment.rows):
+            look = {"color": PALETTE[number % len(PALETTE)], "linestyle": style_of_line(number, ("-", "--", ":", "-."))}
+            for run in finished_runs(row, runs):
+                axis.plot(*series(run.run.records, name), label=short(row.name), linewidth=1.2, **look)
+        drawn = [value for line in axis.lines for value in line.get_ydata()]
+        if drawn and 0 < LOG_FROM * min(drawn) < max(drawn):
+            use_log_scale(axis)
+        axis.set(title=name, xlabel="iteration")
+    entries = {text: handle for axis in axes.flat for text, handle in legend_entries(axis).items()}
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+    save_figure(figure, path)

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tools.table.experiment import read_experiment
-from tools.table.figure import plot_table
+from tools.table.figure import plot_curves, plot_table
 from tools.table.numbers import measure, pipe_table, write_tables
 from tools.table.runs import plan_runs, training_seconds
 
@@ -144,6 +144,27 @@ def test_a_figure_of_nothing_is_empty(tables, project, gap):
     experiment, runs = finished(tables, project, list(RANK1), **gap)
     plot_table(experiment.output / "table.png", experiment, measure(experiment, runs))
     assert (experiment.output / "table.png").is_file()
+
+
+def test_curves_are_those_of_the_finished_runs(tables, project, monkeypatch):
+    names = ["base/loss_cls", "test/all_average Rank-1", "loss_of_nobody"]
+    experiment, runs = finished(tables, project, [("BN", 4)], curves=names)
+    of_runs = [run.run.records for run in runs if run.run]
+    for values, (first, last) in zip([[7, 5], [5, 3], [4, 0.01]], of_runs):
+        first["base/loss_cls"], last["base/loss_cls"] = values
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: (figures.append(figure), path.touch()))
+    plot_curves(experiment.output / "curves.png", experiment, runs)
+    assert (experiment.output / "curves.png").is_file()
+    losses, rank1, nothing = figures[0].axes[:3]
+    assert [axis.get_title() for axis in (losses, rank1, nothing)] == names
+    assert [list(line.get_xdata()) for line in losses.lines] == [[2, 4]] * 3
+    assert [list(line.get_ydata()) for line in losses.lines] == [[7, 5], [5, 3], [4, 0.01]]
+    colours = [line.get_color() for line in losses.lines]
+    assert colours[1] == colours[2] != colours[0]
+    assert [axis.get_yscale() for axis in (losses, rank1)] == ["log", "linear"]
+    assert not any(len(line.get_ydata()) for line in nothing.lines)
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["BN", "Meta BIN"]
 
 
 def test_training_time_is_the_means_times_the_iterations():
