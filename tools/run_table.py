@@ -92,8 +92,8 @@ def finish(experiment: Experiment, runs: list[TableRun]) -> None:
     write(experiment, runs)
     finished = sum(run.state == "finished" for run in runs)
     print((experiment.output / "table.md").read_text(encoding="utf-8"))
-    files = "table.md, table.csv, runs.csv and table.png" + ", and curves.png" * bool(experiment.curves)
-    print(f"{finished} of {len(runs)} runs are finished; wrote {files} in {experiment.output}")
+    files = "runs.csv, table.png and curves.png" if experiment.curves else "runs.csv and table.png"
+    print(f"{finished} of {len(runs)} runs are finished; wrote table.md, table.csv, {files} in {experiment.output}")
 
 
 if __name__ == "__main__":

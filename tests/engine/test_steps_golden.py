@@ -15,7 +15,6 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["step_dg_mobilenet", "step_m_resnet"])
 def test_steps_match_the_published_program(name, way, golden_steps, recipe, request):
-    compiled = "SOLVER.COMPILE" in WAYS[way]
-    if (compiled or (way != "as published" and name != "step_dg_mobilenet")) and not request.config.getoption("--long"):
+    if way != "as published" and not request.config.getoption("--long"):
         pytest.skip("takes minutes: --long")
     golden_steps.check(name, recipe, TOLERANCES, WAYS[way])
