@@ -1,15 +1,14 @@
 """Training steps on another device than the CPU, of which no hardware is needed."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 
 
-def test_steps_mix_no_devices_and_wait_for_none():
+def test_steps_mix_no_devices_and_wait_for_none(python):
     # In a process of its own: a device is registered for as long as the process lives.
-    command = [sys.executable, "-m", "tests.engine.other_device"]
+    command = [python, "-m", "tests.engine.other_device"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second, planted = [line for line in done.stdout.splitlines() if line]

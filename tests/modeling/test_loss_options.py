@@ -7,7 +7,7 @@ from fastreid.config import get_cfg
 from fastreid.config.config import leaves
 from fastreid.modeling.heads import HeadOutput
 from fastreid.modeling.losses import mmd_loss, std_loss
-from fastreid.modeling.losses.build import build_losses
+from fastreid.modeling.losses.build import LOSS_REGISTRY, build_losses
 from fastreid.modeling.meta_arch.metalearning import RestitutedOutput
 from fastreid.utils.errors import UserError
 
@@ -115,3 +115,17 @@ def test_std_and_mmd_normalize_by_default_as_published(outputs):
 def test_kernels_that_are_none_are_an_error(outputs, option, word):
     with pytest.raises(UserError, match="kernel_num must be at least 1 and kernel_mul above 0"):
         value(outputs, "MMD", f"MODEL.LOSSES.MMD.{option}", word)
+
+
+@pytest.mark.parametrize(
+    "names, found", [([], "none"), (["Triplet"], "'Triplet'"), (["CrossEntropyLoss", "Triplet", "Circle"], "'Triplet'")]
+)
+def test_losses_that_there_are_not_are_an_error(names, found):
+    with pytest.raises(UserError, match=f"META.LOSS.MTEST_NAME must name losses out of .*TripletLoss.*; found {found}$"):
+        build_losses(get_cfg(), names, "META.LOSS.MTEST_NAME")
+
+
+def test_losses_that_compare_people_are_those_of_features_and_identities():
+    names = [name for name in LOSS_REGISTRY if name != "DualCausalityLoss"]  # which needs a style
+    compare = {name for name in names if LOSS_REGISTRY.get(name)(get_cfg()).compares_people()}
+    assert compare == {"CircleLoss", *(f"TripletLoss{part}" for part in ("", "_add", "_mtrain", "_mtest"))}
