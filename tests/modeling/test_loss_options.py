@@ -121,7 +121,7 @@ def test_kernels_that_are_none_are_an_error(outputs, option, word):
     "names, found", [([], "none"), (["Triplet"], "'Triplet'"), (["CrossEntropyLoss", "Triplet", "Circle"], "'Triplet'")]
 )
 def test_losses_that_there_are_not_are_an_error(names, found):
-    with pytest.raises(UserError, match=f"META.LOSS.MTEST_NAME must name losses out of .*TripletLoss.*; found {found}$"):
+    with pytest.raises(UserError, match=f"META.LOSS.MTEST_NAME must name losses out of .*SCT.*; found {found}$"):
         build_losses(get_cfg(), names, "META.LOSS.MTEST_NAME")
 
 
