@@ -62,6 +62,15 @@ class TestBestResult:
         found = (resumed.best.value, resumed.best.iteration)
         assert resumed.start_iter == SAVED + 1 and found == ((50.0, kept["iteration"]) if taken else (30.0, 2))
 
+    def test_a_result_of_the_very_first_iteration_is_newer_than_none(self, root, make_full_run):
+        run = make_full_run(root / "run")
+        run.checkpointer.save("model_0000000", 0)
+        run.best.update({"mAP": 50.0}, 0)
+        run.checkpointer.write("model_best", 0)
+        resumed = make_full_run(root / "run")
+        resumed.resume_or_load(True)
+        assert (resumed.best.value, resumed.best.iteration) == (50.0, 0)
+
     def test_a_best_model_without_a_result_or_damaged_is_passed_over(self, root, make_full_run):
         run = make_full_run(root / "run")
         run.best.update({"mAP": 30.0}, 2)
