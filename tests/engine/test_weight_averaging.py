@@ -175,6 +175,21 @@ def test_a_mean_that_is_not_finite_is_no_final_model(root, make_full_run):
     assert not (root / "run" / "model_final.pth").exists()
 
 
+def test_weights_that_end_not_finite_are_neither_kept_nor_replaced_by_their_mean(root, make_full_run):
+    """Spoilt after the last iteration, the model of which the mean does not have."""
+    trainer = make_full_run(root / "run", **{**AVERAGED, "SOLVER__SWA__ITER": 4})
+
+    class Spoil(HookBase):
+        def after_step(self):
+            if self.trainer.iter == self.trainer.max_iter - 1:
+                next(self.trainer.model.parameters()).data.fill_(math.nan)
+
+    trainer.register_hooks([Spoil()])
+    with pytest.raises(NonFiniteLossError, match="not finite: backbone"):
+        finish(trainer)
+    assert not (root / "run" / "model_final.pth").exists()
+
+
 def rates(make_full_run, folder, resume=False, **options):
     """Return the main rate over BASE_LR, for each iteration of a run that takes no steps."""
     trainer = make_full_run(folder, **{**AVERAGED, "SOLVER__WARMUP_ITERS": 0, **options})

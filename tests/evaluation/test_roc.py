@@ -9,7 +9,7 @@ from sklearn.metrics import roc_curve
 
 from fastreid.evaluation import evaluate_roc, evaluate_tpr_at_fpr
 from fastreid.evaluation.rank import Labels, find_same_identity
-from fastreid.evaluation.roc import SamePairs, published_tpr, usual_tpr
+from fastreid.evaluation.roc import SamePairs, allowed_errors, published_tpr, usual_tpr
 from fastreid.utils.errors import UserError
 
 KINDS = ["continuous", "tied", "rounded", "constant", "perfect", "worst"]
@@ -134,3 +134,16 @@ def test_bad_input_is_one_clear_error(evaluate):
         evaluate(np.ones((2, 2)), [1], [1, 3], [0], [1, 1])
     with pytest.raises(UserError, match="gallery set is empty"):
         evaluate(np.ones((1, 0)), [1], [], [0], [])
+
+
+@pytest.mark.parametrize("target", [0.0, 1e-4, 0.07, 0.29, 0.57, 1 / 3, 1.0])
+def test_allowed_errors_are_the_most_that_do_not_exceed_the_target(target):
+    """In 0.29 x 100 = 28.999... and 0.07 x 100 = 7.000...1 as well."""
+    for different in range(1, 400):
+        allowed = allowed_errors(target, different)
+        assert allowed / different <= target < (allowed + 1) / different
+
+
+@pytest.mark.parametrize("target, different, allowed", [(0.29, 100, 29), (0.07, 100, 7), (1.0, 49, 49), (0.0, 5, 0)])
+def test_allowed_errors_reach_the_target(target, different, allowed):
+    assert allowed_errors(target, different) == allowed
