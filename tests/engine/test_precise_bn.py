@@ -5,7 +5,7 @@ import torch
 
 from fastreid.config import get_cfg
 from fastreid.data.stream import BatchStream
-from fastreid.engine import SimpleTrainer
+from fastreid.engine import SimpleTrainer, precise_bn
 from fastreid.engine.precise_bn import compute_precise_statistics
 from fastreid.layers import BatchInstanceNorm, BatchNorm, running_stats
 from fastreid.layers.normalization import BatchInstanceNormHalf
@@ -171,6 +171,23 @@ def test_training_is_the_same_and_checkpoints_hold_what_is_tested(root, make_ful
         assert not [key for key, value in with_it.model.state_dict().items() if not torch.equal(value, precise[key])]
     for entry in ("data_positions", "random_states"):
         assert repr(states[0][entry]) == repr(states[1][entry])
+
+
+@pytest.mark.parametrize("period, before_a_test", [(2, [2, 4]), (0, [4])])
+def test_they_are_computed_once_before_each_test(root, make_full_run, monkeypatch, period, before_a_test):
+    done = []
+    monkeypatch.setattr(precise_bn, "compute_precise_statistics", lambda trainer, batches: done.append(trained[0]))
+    options = {**SHORT, "SOLVER__MAX_ITER": 4, "TEST__EVAL_PERIOD": period, "TEST__PRECISE_BN__ENABLED": True}
+    trainer, trained = make_full_run(root / "run", **options), [0]
+
+    def run_step():
+        trained[0] += 1
+        trainer.storage.add_to("data_time", 0.0)
+
+    monkeypatch.setattr(trainer, "run_step", run_step)
+    trainer.resume_or_load(False)
+    trainer.run()
+    assert done == before_a_test
 
 
 @pytest.mark.parametrize("name, domains", [("", {0, 1, 2}), ("folder:b", {1})])
