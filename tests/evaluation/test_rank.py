@@ -104,6 +104,7 @@ def test_cmc_is_as_long_as_the_smaller_of_max_rank_and_gallery(random_case, use_
     case = random_case(7, 12, 40, 6, 3)
     assert len(evaluate_rank(*case, max_rank=10, use_cython=use_cython)[0]) == 10
     assert len(evaluate_rank(*case, max_rank=50, use_cython=use_cython)[0]) == 40
+    assert len(evaluate_rank(*case, max_rank=1, use_cython=use_cython)[0]) == 1
 
 
 def test_a_query_without_a_true_match_is_left_out_of_the_means(random_case, use_cython):
@@ -138,7 +139,7 @@ def test_shapes_that_disagree_are_an_error(shape, q_camids):
 
 def test_a_nan_distance_is_named(random_case):
     distmat, *ids = random_case(9, 5, 8, 2, 2)
-    distmat[3, 6] = np.nan
+    distmat[3, [6, 7]] = distmat[4, 2] = np.nan  # the first of them
     with pytest.raises(UserError, match="query 3 and gallery image 6 is not a number"):
         evaluate_rank(distmat, *ids)
 
