@@ -36,7 +36,7 @@ def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be made or written to; an existing file at `path` is as it was.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp{path.suffix}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{os.getpid()}.tmp{path.suffix}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -110,9 +110,23 @@ def sync(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed; no other run may be writing into the folder."""
-    for path in folder.glob(f".{'[0-9a-f]' * 32}.tmp*"):
-        path.unlink()
+    """Remove the temporary files of writers that were killed, not of those that live: a test beside the run."""
+    for path in folder.glob(f".{'[0-9a-f]' * 32}.*.tmp*"):
+        writer = path.name.split(".")[2]
+        # In a container, the process that was killed may have had the number of this one, which is writing nothing yet.
+        if writer == str(os.getpid()) or not is_alive(writer):
+            path.unlink(missing_ok=True)
+
+
+def is_alive(pid: str) -> bool:
+    """Tell whether there is a process of that number on this machine; the text is that of a file, or of its name."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> None:

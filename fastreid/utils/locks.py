@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastreid.utils.errors import UserError
-from fastreid.utils.files import open_own
+from fastreid.utils.files import is_alive, open_own
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +99,3 @@ def acquire(descriptor: int, path: Path, patience: float) -> None:
             logger.info(f"waiting for what process {holder}, which is gone, has started in {path.parent}")
             told = True
         time.sleep(POLL)
-
-
-def is_alive(pid: str) -> bool:
-    """Tell whether there is a process of that number on this machine; the text is a lock file's."""
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -124,9 +126,15 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     with pytest.raises(UserError), atomic_path(tmp_path / "model.pth") as temporary:
         pass  # nothing was written, so there is nothing to rename
     kept = [tmp_path / name for name in (".hidden.tmp.pth", "model.pth.tmp", ".gitignore")]
-    for path in kept:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    own, dead, alive = (
+        temporary.with_name(temporary.name.replace(f".{os.getpid()}.", f".{pid}."))
+        for pid in (os.getpid(), ended.pid, os.getppid())
+    )
+    kept.append(alive)  # of a test beside the run
+    for path in (*kept, own, dead):
         path.touch()
-    temporary.touch()
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 
