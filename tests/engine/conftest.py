@@ -9,12 +9,12 @@ from PIL import Image
 from torch import nn
 
 from fastreid.config import get_cfg
-from fastreid.engine import SimpleTrainer, defaults, train_loop
+from fastreid.engine import SimpleTrainer, train_loop
 from fastreid.engine.defaults import DefaultTrainer
-from fastreid.evaluation import results
 from fastreid.layers import norm_factory
 from fastreid.modeling.heads import MetalearningHead
 from fastreid.solver import build_optimizer
+from tests.command_server import without_pictures
 
 DOMAINS, IDS, IMAGES = 3, 3, 2  # identities of each domain, images of each identity
 N = DOMAINS * IDS * IMAGES
@@ -166,9 +166,7 @@ def make_real_trainer(folder, workers=0, kind=DefaultTrainer, **more):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Write empty files in place of pictures, which would take longer than the runs and have tests of their own."""
-    monkeypatch.setattr(defaults, "plot_result", lambda metrics, output: output.touch())
-    monkeypatch.setattr(results, "plot_cmc", lambda path, curves: path.touch())
+    without_pictures(monkeypatch.setattr)
 
 
 @pytest.fixture
