@@ -111,8 +111,8 @@ def sync(path: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of writers that were killed, not of those that live: a test beside the run."""
-    for path in folder.glob(f".{'[0-9a-f]' * 32}.*.tmp*"):
-        writer = path.name.split(".")[2]
+    for path in folder.glob(f".{'[0-9a-f]' * 32}.*tmp*"):
+        writer = path.name.split(".")[2]  # "tmp" in names of earlier versions, which hold no process
         # In a container, the process that was killed may have had the number of this one, which is writing nothing yet.
         if writer == str(os.getpid()) or not is_alive(writer):
             path.unlink(missing_ok=True)

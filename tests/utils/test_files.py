@@ -133,7 +133,8 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
         for pid in (os.getpid(), ended.pid, os.getppid())
     )
     kept.append(alive)  # of a test beside the run
-    for path in (*kept, own, dead):
+    older = temporary.with_name(temporary.name.replace(f".{os.getpid()}.", "."))  # of a version that wrote no process
+    for path in (*kept, own, dead, older):
         path.touch()
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
