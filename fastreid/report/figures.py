@@ -21,6 +21,7 @@ from fastreid.utils.fonts import drawable, fallback_families
 __all__ = [
     "BLACK",
     "GREY",
+    "LINES",
     "MARKERS",
     "PALETTE",
     "SEQUENTIAL",
@@ -38,6 +39,7 @@ PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 GREY, BLACK = "#BBBBBB", "#000000"
 SEQUENTIAL = "viridis"
 MARKERS = "osD^vP*X"
+LINES = ("-", "--", ":", "-.")
 DPI = 110
 LONGEST = 36  # characters of a name: more of it would take the place of what is drawn
 SIZES = {"axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9}

@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fastreid.report.figures import (
     BLACK,
+    LINES,
     MARKERS,
     PALETTE,
     plt,
@@ -76,10 +77,9 @@ def series(records: Records, name: str) -> tuple[list[float], list[float]]:
 
 def draw_lines(axis, records: Records, names: list[str], title: str) -> None:
     """Draw one line for each name; a single point is no line, so it is marked."""
-    styles = ("-", "--", ":", "-.")
     for position, name in enumerate(names):
         xs, ys = series(records, name)
-        axis.plot(xs, ys, style_of_line(position, styles), marker="o" if len(xs) == 1 else "", label=name)
+        axis.plot(xs, ys, style_of_line(position, LINES), marker="o" if len(xs) == 1 else "", label=name)
     axis.set(title=title, xlabel="iteration")
     if names:
         axis.legend(fontsize=8)

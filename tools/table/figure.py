@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from fastreid.report.figures import (
     GREY,
+    LINES,
     MARKERS,
     PALETTE,
     panel_grid,
@@ -115,7 +116,7 @@ def plot_curves(path: Path, experiment: Experiment, runs: Sequence[TableRun]) ->
     figure, axes = panel_grid(len(experiment.curves), columns=2, width=5.5, height=3.6)
     for axis, name in zip(axes.flat, experiment.curves):
         for number, row in enumerate(experiment.rows):
-            look = {"color": PALETTE[number % len(PALETTE)], "linestyle": style_of_line(number, ("-", "--", ":", "-."))}
+            look = {"color": PALETTE[number % len(PALETTE)], "linestyle": style_of_line(number, LINES)}
             for run in finished_runs(row, runs):
                 axis.plot(*series(run.run.records, name), label=short(row.name), linewidth=1.2, **look)
         drawn = [value for line in axis.lines for value in line.get_ydata()]
