@@ -5,10 +5,8 @@ hands its words, folder, environment and output over, passes SIGTERM and Ctrl-C 
 `start` is for tests that want the command's process, in a group of its own, or limits on what it can have.
 """
 
-import ctypes
 import json
 import os
-import resource
 import runpy
 import signal
 import socket
@@ -91,6 +89,7 @@ def serve(address):
 
 def shrink_shared_memory(size):
     """Give this process, which must be root's, a small /dev/shm of its own."""
+    import ctypes
     import subprocess
 
     new_mounts = 0x00020000  # CLONE_NEWNS
@@ -116,6 +115,8 @@ def command(outputs, words, folder, environment, file_limit=None, shared_memory=
         file_limit: the most bytes of a file. shared_memory: those of /dev/shm. patience: the seconds that a stop waits
             for a batch.
     """
+    import resource
+
     import torch  # which the server has loaded
 
     from fastreid.engine import stopping
