@@ -5,12 +5,15 @@ hands its words, folder, environment and output over, passes SIGTERM and Ctrl-C 
 `start` is for tests that want the command's process, in a group of its own, or limits on what it can have.
 """
 
+import atexit
+import gc
 import json
 import os
 import runpy
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,15 +144,28 @@ def command(outputs, words, folder, environment, file_limit=None, shared_memory=
     sys.path[1:1] = environment.get("PYTHONPATH", "").split(os.pathsep)
     if words[0] == "-u":  # so torchrun starts its processes
         words = words[1:]
-    if words[0] == "-m":
-        sys.path[0] = folder
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.path[0] = str(Path(words[0]).resolve().parent)
-        sys.argv = words
-        runpy.run_path(words[0], run_name="__main__")
-    sys.exit(0)
+    sys.path[0] = folder if words[0] == "-m" else str(Path(words[0]).resolve().parent)
+    try:
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            raise
+        leave(stop.code or 0)
+    leave(0)
+
+
+def leave(status):
+    """End as the interpreter does, but leave the modules: to take those of the server apart copies all its memory."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
@@ -163,4 +179,5 @@ if __name__ == "__main__":
     from fastreid.modeling.backbones import mobilenet_v2
 
     mobilenet_v2.STAGES = STAGES
+    gc.freeze()  # a collection in a command would copy what it looks at
     serve(sys.argv[1])
