@@ -6,9 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fastreid.config.config import leaves
+from fastreid.config.config import read_dump
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +34,7 @@ OF_THE_EPOCH = (
 
 def changed_options(before: str, now: str) -> dict[str, str]:
     """Return `KEY old -> new` by key for each option that differs between two configs, given as dumps."""
-    old, new = (dict(leaves(yaml.safe_load(text))) for text in (before, now))
+    old, new = read_dump(before), read_dump(now)
     keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     return {key: f"{key} {old.get(key)} -> {new.get(key)}" for key in keys}
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from fastreid.config.config import read_dump
 from fastreid.utils import run_files
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_bytes, write_json, write_text
@@ -169,7 +169,7 @@ def classifier_shape(weights: dict[str, Tensor]) -> torch.Size | None:
 
 def source_names(config: str) -> list[str]:
     """Return DATASETS.NAMES of a config as text; none where there is no config."""
-    return list((yaml.safe_load(config) or {}).get("DATASETS", {}).get("NAMES", ()))
+    return list(read_dump(config).get("DATASETS.NAMES", ()))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
