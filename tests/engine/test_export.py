@@ -14,9 +14,19 @@ from fastreid.engine import export
 from fastreid.engine.compile import use_kernels
 from fastreid.engine.export import FeatureModel, check_features, export_model, sample_images
 from fastreid.evaluation.extraction import forward_batches
-from fastreid.layers import DSU, IBN, EFDMix, MixStyle, NonLocal, StyleRestitution, SwitchableNorm, norm_factory
+from fastreid.layers import (
+    DSU,
+    IBN,
+    EFDMix,
+    InstanceNorm,
+    MixStyle,
+    NonLocal,
+    StyleRestitution,
+    SwitchableNorm,
+    norm_factory,
+)
 from fastreid.layers.passes import Kernels
-from fastreid.modeling.backbones.osnet import OSBlock
+from fastreid.modeling.backbones.osnet import ChannelGate, LightConv
 from fastreid.modeling.backbones.resnet import BasicBlock
 from fastreid.modeling.heads import MetalearningHead
 from fastreid.utils.errors import UserError
@@ -107,6 +117,7 @@ def test_onnx_has_the_same_features(predictor, tmp_path, onnx):
 def test_blocks_of_resnets_with_every_option_are_exported(predictor, tmp_path, suffix, request):
     if suffix == ".onnx":
         request.getfixturevalue("onnx")
+    predictor.cfg.TEST.FLIP = False  # so that it takes half as long
     block = BasicBlock(norm_factory("BIN_gate2", "random"), IBN, 16, 16, 1, with_se=True)
     non_local = NonLocal(16)
     nn.init.normal_(non_local.W[1].weight)
@@ -120,10 +131,11 @@ def test_blocks_of_resnets_with_every_option_are_exported(predictor, tmp_path, s
 def test_the_layers_of_other_methods_are_exported(predictor, tmp_path, suffix, request):
     if suffix == ".onnx":
         request.getfixturevalue("onnx")
+    predictor.cfg.TEST.FLIP = False
     first, last = nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 8, 3, stride=2)
-    block = OSBlock(SwitchableNorm, 16, 64, ain=True, instance=True)  # as OSNet-AIN's
-    styles = MixStyle(1.0), EFDMix(1.0), DSU(1.0), StyleRestitution(64)
-    predictor.model.backbone = nn.Sequential(first, block, *styles, nn.Conv2d(64, 16, 1), last).eval()
+    layers = LightConv(SwitchableNorm, 16), ChannelGate(16), InstanceNorm(16)  # OSNet-AIN's
+    styles = MixStyle(1.0), EFDMix(1.0), DSU(1.0), StyleRestitution(16)
+    predictor.model.backbone = nn.Sequential(first, *layers, *styles, last).eval()
     differences = export_model(predictor, tmp_path / f"model{suffix}")
     assert list(differences) == [1, 2, 7, 32]
 
