@@ -178,7 +178,7 @@ def test_half_precision_training_has_finite_losses_and_gradients(options):
     cfg = config(RESNET, STYLE__PROB=1.0, **options)
     model = build_model(cfg).train()
     labels = torch.arange(8)
-    batch = {"images": torch.rand(8, 3, 64, 32) * 255, "targets": labels // 2, "domains": labels // 4}
+    batch = {"images": torch.rand(8, 3, 32, 16) * 255, "targets": labels // 2, "domains": labels // 4}
     names = (*cfg.MODEL.LOSSES.NAME, *["DualCausalityLoss"] * (cfg.MODEL.STYLE.NAME == "SNR"))
     with torch.autocast("cpu", torch.bfloat16):
         losses = build_losses(cfg, names, "test")(model(batch), batch["targets"], batch["domains"])
