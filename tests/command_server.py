@@ -171,10 +171,10 @@ def leave(status):
 if __name__ == "__main__":
     # What takes the time.
     import seaborn  # noqa: F401
+    import torch._dynamo  # noqa: F401, which optimizers load
     import torchvision  # noqa: F401
     from short_mobilenet import STAGES
 
-    import fastreid.analysis.model_figures
     import fastreid.engine.defaults  # noqa: F401
     from fastreid.modeling.backbones import mobilenet_v2
 

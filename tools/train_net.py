@@ -37,6 +37,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fastreid.analysis.model_figures import analyse
 from fastreid.engine.defaults import (
     DefaultTrainer,
     analysis_modes,
@@ -59,8 +60,6 @@ def main(args: argparse.Namespace) -> None:
     if args.eval_only:
         test_only(cfg, resume, args.num_pth, cache, args.trust_checkpoint)
     if modes:
-        from fastreid.analysis.model_figures import analyse  # its libraries take seconds to load
-
         analyse(cfg, load_model(cfg, resume, args.num_pth, args.trust_checkpoint)[0], modes)
     if args.eval_only or modes:
         return

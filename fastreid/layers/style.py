@@ -146,16 +146,17 @@ class DSU(RandomStyle):
         return f"prob={self.prob}"
 
 
-# What is drawn. Not compiled: a compiler's generators are others than those whose states checkpoints hold.
+# What is drawn. Not compiled: a compiler's generators are others than those whose states checkpoints hold. The
+# decorator is the one of torch.optim: torch.compiler.disable loads the compiler at once, a third of a command's start.
 
 
-@torch.compiler.disable
+@torch._disable_dynamo
 def is_chosen(prob: float) -> bool:
     """Tell by a random number whether to do what has this probability."""
     return torch.rand(()).item() < prob
 
 
-@torch.compiler.disable
+@torch._disable_dynamo
 def draw_mixing(x: Tensor, domains: Tensor | None, alpha: float) -> tuple[Tensor, Tensor]:
     """Return each image's partner and its own weight, from Beta(alpha, alpha).
 
@@ -174,7 +175,7 @@ def draw_mixing(x: Tensor, domains: Tensor | None, alpha: float) -> tuple[Tensor
     return torch.where(other.any(1), chance.argmax(1), torch.arange(number, device=device)), own
 
 
-@torch.compiler.disable
+@torch._disable_dynamo
 def draw_normal(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return two standard normal numbers for each image and channel, as (N, C) each."""
     first, second = torch.randn(2, *x.shape[:2], device=x.device, dtype=statistics_input(x[:0]).dtype)
