@@ -12,6 +12,6 @@ export FASTREID_DATASETS
 
 echo "== 1/2  five sources and four targets, whose styles come from a wider range, in $STUDY_DATA"
 "$PYTHON" tools/make_synthetic_datasets.py --root "$STUDY_DATA" --ids 160 --images 10 --size 64x32 --seed 1 \
-    --folder source1 source2 source3 source4 source5 --wide-folder target1 target2 target3 target4
+    --folder source1 source2 source3 source4 source5 --wide-folder target1 target2 target3 target4 --gap old
 echo "== 2/2  $STUDY_TABLE, $STUDY_JOBS runs at a time (STUDY_JOBS=N for another number)"
 "$PYTHON" tools/run_table.py "$STUDY_TABLE" --jobs "$STUDY_JOBS"

@@ -139,9 +139,9 @@ def test_folder_layout_beside_the_known_sets(tmp_path):
         assert all(re.fullmatch(r"\d{4}_c[1-4]_\d{3}\.jpg", path.name) for path in (tmp_path / "mine" / part).iterdir())
 
 
-def test_styles_of_wide_folders_differ_more_than_those_of_folders():
+def test_styles_of_the_old_wide_folders_differ_more_than_those_of_folders():
     def colours(prefix):
-        return np.log([style_of(0, f"{prefix}set{k}").tint for k in range(40)])
+        return np.log([style_of(0, f"{prefix}set{k}", WIDEST).tint for k in range(40)])
 
     narrow, wide = colours(""), colours(WIDE)
     assert (wide.std(0) > 2 * narrow.std(0)).all()
@@ -189,8 +189,8 @@ def test_a_wardrobe_is_a_set_s_own_and_vividness_is_how_unlike_its_colours_are()
     def distance(gap):
         return np.linalg.norm(coats("a", gap).mean(0) - coats("b", gap).mean(0))
 
-    assert distance(Gap(wardrobe=1.5)) > 2 * distance(Gap())
-    spreads = [coats("a", Gap(vividness=v)).std(0) for v in (0.0, 0.5, 1.0)]
+    assert distance(replace(WIDEST, wardrobe=1.5)) > 2 * distance(WIDEST)
+    spreads = [coats("a", replace(WIDEST, vividness=v)).std(0) for v in (0.0, 0.5, 1.0)]
     assert (spreads[0] < 15).all() and (spreads[1] > 2 * spreads[0]).all() and (spreads[2] > 1.6 * spreads[1]).all()
 
 
