@@ -13,15 +13,14 @@ from fastreid.utils.supervision import Supervisor
 def work(rank, deed):
     # Like a loader's worker: it does not look after itself.
     worker = subprocess.Popen(["sleep", "60"])
-    os.write(1, f"pids {rank} {os.getpid()} {worker.pid}\n".encode())  # at once: two processes write
     if deed == "stop at a signal":
         signal.signal(signal.SIGTERM, stop)
-        time.sleep(60)
+    os.write(1, f"pids {rank} {os.getpid()} {worker.pid}\n".encode())  # at once: two processes write
     if deed == "succeed":
         worker.kill()
         return
-    if rank == 0:
-        time.sleep(60)
+    if rank == 0 or deed == "stop at a signal":
+        wait()
     time.sleep(0.5)  # until both have said who they are
     if deed == "raise":
         raise ArithmeticError("the cause")
@@ -29,7 +28,13 @@ def work(rank, deed):
         raise UserError("no such path: check it")
     if deed == "exit":
         sys.exit(3)
-    time.sleep(60)
+    wait()
+
+
+def wait():
+    """Wait a minute, in moments: a signal that comes just before a sleep is seen after it."""
+    for _ in range(600):
+        time.sleep(0.1)
 
 
 def stop(number, frame):
