@@ -147,8 +147,8 @@ class DSU(RandomStyle):
 
 
 # What is drawn. Not compiled: a compiler's generators are others than those whose states checkpoints hold. The
-# decorator is the one of torch.optim: torch.compiler.disable loads the compiler at once, a third of the start of a command
-# that reads no images.
+# decorator is the one of torch.optim: torch.compiler.disable loads the compiler at once, a third of the start of a
+# command that reads no images.
 
 
 @torch._disable_dynamo
