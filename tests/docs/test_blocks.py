@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.command_server import PATIENCE, serving, write_python
+from tests.command_server import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -92,22 +92,20 @@ RUN = [block for block in BLOCKS if not block.reason]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(tmp_path_factory, python):
     """The copy, and a way to run a block in it: (language, code) -> what it prints, in its order."""
     folder = tmp_path_factory.mktemp("documents") / "MetaBIN"
     for name in ("configs", "demo", "fastreid", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.png"))
-    for name in ("datasets", "logs", "pretrained", "bin"):
+    for name in ("datasets", "logs", "pretrained"):
         (folder / name).mkdir()
     for name in ("symbolic_link_dataset.sh", "symbolic_link_others.sh", "run_evaluate.sh"):
         shutil.copy(ROOT / name, folder)
     demo = folder / "configs" / "Demo" / "synthetic.yml"
     demo.write_text(yaml.safe_dump(merged(yaml.safe_load(demo.read_text()), SHORT)))
-    address = str(folder / "socket")
-    python = write_python(folder / "bin" / "python3", address)
     environment = os.environ | {
         "PYTHONPATH": str(folder),
-        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "TQDM_DISABLE": "1",
     }
@@ -116,7 +114,7 @@ def project(tmp_path_factory):
     def run(language: str, code: str) -> str:
         script = folder / ("block.py" if language == "python" else "block.sh")
         script.write_text(code)
-        command = [str(python), str(script)] if language == "python" else ["bash", "-eu", str(script)]
+        command = [python, str(script)] if language == "python" else ["bash", "-eu", str(script)]
         done = subprocess.run(
             command,
             cwd=folder,
@@ -129,9 +127,8 @@ def project(tmp_path_factory):
         assert done.returncode == 0, f"{code}\n{done.stdout}"
         return done.stdout
 
-    with serving(address, env=environment, cwd=folder):
-        run("sh", make_demo())
-        yield run
+    run("sh", make_demo())
+    return run
 
 
 def merged(config: dict, changes: dict) -> dict:
