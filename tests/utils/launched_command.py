@@ -25,7 +25,7 @@ def main(args):
         torch.get_num_threads(),
         int(args.resume),
     ]
-    if args.saves and dist.get_rank() == 0:
+    if (args.folder / "checkpoints").exists() and dist.get_rank() == 0:
         note_checkpoint()
     (args.folder / str(dist.get_rank())).write_text(" ".join(map(str, facts)))
     while args.endless:
@@ -36,7 +36,7 @@ def main(args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     add_launch_arguments(parser)
-    for option in ("--endless", "--saves", "--wrong", "--resume"):
+    for option in ("--endless", "--wrong", "--resume"):
         parser.add_argument(option, action="store_true")
     parser.add_argument("folder", type=Path)
     run_command(lambda: launch(main, parser.parse_args()))

@@ -138,25 +138,29 @@ def test_processes_of_two_machines_meet_and_the_loss_of_one_ends_those_of_both(t
     assert "Connection" in errors[0] and "was killed by SIGKILL" in errors[1]
 
 
-@pytest.mark.parametrize("saves", [False, True])
-def test_lost_processes_are_replaced_as_often_as_allowed_and_resume_what_was_saved(tmp_path, saves):
-    command = start("--num-gpus", 2, "--max-restarts", 1, "--endless", *(["--saves"] if saves else []), tmp_path)
+def test_lost_processes_are_replaced_as_often_as_allowed_and_resume_what_was_saved(tmp_path):
+    command = start("--num-gpus", 2, "--max-restarts", 2, "--endless", tmp_path)
+    lost = [1, 0, 1]
     try:
-        first = [facts(tmp_path, rank) for rank in range(2)]
-        for rank in range(2):
-            (tmp_path / str(rank)).unlink()
-        os.kill(first[1][0], signal.SIGKILL)
-        second = [facts(tmp_path, rank) for rank in range(2)]
-        os.kill(second[0][0], signal.SIGKILL)
+        starts = []
+        for rank in lost:
+            starts.append([facts(tmp_path, rank) for rank in range(2)])
+            for path in tmp_path.iterdir():
+                path.unlink()
+            if len(starts) == 1:
+                (tmp_path / "checkpoints").touch()  # those of the second start save one
+            os.kill(starts[-1][rank][0], signal.SIGKILL)
         errors = command.communicate(timeout=TIMEOUT)[1]
     finally:
         command.kill()
     assert command.returncode == 1
-    assert not {values[0] for values in first} & {values[0] for values in second}
-    assert [values[1:3] + values[5:] for values in first + second] == [[2, 3, 0]] * 2 + [[2, 3, int(saves)]] * 2
-    lost, restart, *last = errors.splitlines()
-    assert f"process 1 (pid {first[1][0]}) was killed by SIGKILL" in lost and restart == "restart 1 of at most 1"
-    assert f"process 0 (pid {second[0][0]}) was killed by SIGKILL" in last[-1] and "restart" not in "".join(last)
+    assert len({values[0] for found in starts for values in found}) == 6
+    resumed = [0, 0, 1]
+    assert [[values[1:3] + values[5:] for values in found] for found in starts] == [[[2, 3, r]] * 2 for r in resumed]
+    lines = [line for line in errors.splitlines() if "SIGKILL" in line or "restart " in line]
+    killed = [f"process {rank} (pid {found[rank][0]}) was killed by SIGKILL" for rank, found in zip(lost, starts)]
+    assert [bool(text in line) for text, line in zip(killed, lines[::2])] == [True] * 3
+    assert lines[1::2] == ["restart 1 of at most 2", "restart 2 of at most 2"] and lines[-1] == errors.splitlines()[-1]
 
 
 def test_a_wrong_input_is_wrong_the_second_time_too(tmp_path):
