@@ -71,7 +71,8 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Random numbers that a test draws are the same each time."""
-    torch.manual_seed(0)
+    # torch.manual_seed also keeps a stack trace for each kind of device that might come: 4 ms
+    (torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed)(0)
 
 
 @pytest.fixture
@@ -87,13 +88,15 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def short_mobilenet(monkeypatch):
+@pytest.fixture(scope="module")
+def short_mobilenet():
     """The network of tests/short_mobilenet.py here; commands by `python` and those of faults/ have it anyway."""
     from fastreid.modeling.backbones import mobilenet_v2
     from tests.short_mobilenet import STAGES
 
-    monkeypatch.setattr(mobilenet_v2, "STAGES", STAGES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mobilenet_v2, "STAGES", STAGES)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -119,10 +122,15 @@ def forget_log() -> None:
 
 @pytest.fixture(scope="session")
 def make_run():
-    """Make a run's folder with an untrained model whose gates and statistics are none of their first values."""
+    """Make a run's folder with an untrained model whose gates and statistics are none of their first values.
+
+    It is the network of tests/short_mobilenet.py: what reads it needs the fixture of that name.
+    """
     from fastreid.config import get_cfg
     from fastreid.modeling import build_model
+    from fastreid.modeling.backbones import mobilenet_v2
     from fastreid.utils.checkpoint import Checkpointer
+    from tests.short_mobilenet import STAGES
 
     def make(folder: Path, *options: str) -> Path:
         cfg = get_cfg()
@@ -133,7 +141,9 @@ def make_run():
             + ["INPUT.SIZE_TEST", "[32, 16]", "TEST.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0", *options]
         )
         torch.manual_seed(1)
-        model = build_model(cfg)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mobilenet_v2, "STAGES", STAGES)
+            model = build_model(cfg)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_var.uniform_(0.5, 1.5)

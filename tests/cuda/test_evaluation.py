@@ -1,11 +1,14 @@
 """Features and exported models of a GPU against those of the CPU."""
 
 import numpy as np
+import pytest
 import torch
 
 from fastreid.engine.export import export_model
 from fastreid.engine.predictor import Predictor
 from fastreid.layers.passes import EAGER
+
+pytestmark = pytest.mark.usefixtures("short_mobilenet")
 
 
 def test_features_are_those_of_the_cpu(run_folder, monkeypatch):

@@ -16,7 +16,7 @@ from fastreid.evaluation.ranked_lists import RankedQuery
 from fastreid.utils.errors import UserError
 from fastreid.utils.files import write_json
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "short_mobilenet")
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 
 

@@ -16,7 +16,7 @@ from fastreid.engine import defaults
 from fastreid.evaluation.extraction import extract_features
 from fastreid.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "short_mobilenet")
 
 
 @pytest.fixture(scope="module")

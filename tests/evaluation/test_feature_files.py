@@ -10,6 +10,8 @@ from fastreid import Predictor
 from fastreid.evaluation.feature_files import ImageFeatures, compute_features, reuse_features
 from fastreid.utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("short_mobilenet")
+
 
 @pytest.fixture(scope="module")
 def predictor(run_folder):

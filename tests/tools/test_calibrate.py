@@ -14,7 +14,7 @@ from fastreid.evaluation import compute_distance
 from fastreid.evaluation.calibration import load_threshold
 from fastreid.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "short_mobilenet")
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "calibrate.py"
 spec = importlib.util.spec_from_file_location("calibrate", TOOL)
 tool = importlib.util.module_from_spec(spec)
@@ -61,10 +61,11 @@ def test_the_file_says_what_it_is_of_and_the_threshold_is_that_of_all_pairs(run,
     distances = compute_distance(*map(predictor, both_cameras(run.parent / "site"))).numpy()
     others = np.sort(distances[~np.eye(6, dtype=bool)])
     for row in found["thresholds"]:
-        # In small batches features differ in the last digits.
-        assert np.mean(others <= row["threshold"] + 1e-5) == pytest.approx(row["measured_far"])
+        accepted = round(row["measured_far"] * len(others))
+        rounding = 1e-5  # in small batches features differ in the last digits
+        assert others[accepted - 1] - rounding <= row["threshold"] <= others[accepted] + rounding
         assert row["measured_far"] == pytest.approx(row["far"])
-        assert np.mean(np.diag(distances) <= row["threshold"] + 1e-5) == pytest.approx(row["tar"])
+        assert np.mean(np.diag(distances) <= row["threshold"] + rounding) == pytest.approx(row["tar"])
         low, high = row["measured_far_interval"]
         assert low <= row["measured_far"] <= high
     assert "| 50 %         |" in capsys.readouterr().out
