@@ -56,7 +56,7 @@ def use_style() -> None:
 
 def use_log_scale(axis: Axes) -> None:
     """Make the vertical axis of a panel logarithmic, with plain numbers: the usual labels need `text.parse_math`."""
-    axis.set_yscale("log")
+    axis.set_yscale("log", nonpositive="mask")
     axis.yaxis.set_major_formatter(PlainLogFormatter())
     axis.yaxis.set_minor_formatter(PlainLogFormatter(labelOnlyBase=False))
 
@@ -97,8 +97,9 @@ def panel_grid(
     size = (max(width * columns, 7), height * lines + 1)
     options = {"squeeze": False, "layout": "constrained", "sharex": True, "sharey": sharey}
     figure, axes = plt.subplots(lines, columns, figsize=size, **options)
-    for axis in axes.flat[count:]:
+    for axis, above in zip(axes.flat[count:], axes.flat[count - columns :]):
         axis.set_axis_off()
+        above.tick_params(labelbottom=True)  # of the common x axis, which the lowest panels alone show
     return figure, axes
 
 

@@ -120,7 +120,8 @@ def plot_curves(path: Path, experiment: Experiment, runs: Sequence[TableRun]) ->
             for run in finished_runs(row, runs):
                 axis.plot(*series(run.run.records, name), label=short(row.name), linewidth=1.2, **look)
         drawn = [value for line in axis.lines for value in line.get_ydata()]
-        if drawn and 0 < LOG_FROM * min(drawn) < max(drawn):
+        above_zero = [value for value in drawn if value > 0]
+        if above_zero and min(drawn) >= 0 and LOG_FROM * min(above_zero) < max(drawn):
             use_log_scale(axis)
         axis.set(title=name, xlabel="iteration")
     entries = {text: handle for axis in axes.flat for text, handle in legend_entries(axis).items()}
