@@ -150,7 +150,7 @@ def test_curves_are_those_of_the_finished_runs(tables, project, monkeypatch):
     names = ["base/loss_cls", "test/all_average Rank-1", "loss_of_nobody"]
     experiment, runs = finished(tables, project, [("BN", 4)], curves=names)
     of_runs = [run.run.records for run in runs if run.run]
-    for values, (first, last) in zip([[7, 5], [5, 3], [4, 0.01]], of_runs):
+    for values, (first, last) in zip([[7, 5], [5, 0.01], [4, 0]], of_runs):
         first["base/loss_cls"], last["base/loss_cls"] = values
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: (figures.append(figure), path.touch()))
@@ -159,10 +159,11 @@ def test_curves_are_those_of_the_finished_runs(tables, project, monkeypatch):
     losses, rank1, nothing = figures[0].axes[:3]
     assert [axis.get_title() for axis in (losses, rank1, nothing)] == names
     assert [list(line.get_xdata()) for line in losses.lines] == [[2, 4]] * 3
-    assert [list(line.get_ydata()) for line in losses.lines] == [[7, 5], [5, 3], [4, 0.01]]
+    assert [list(line.get_ydata()) for line in losses.lines] == [[7, 5], [5, 0.01], [4, 0]]
     colours = [line.get_color() for line in losses.lines]
     assert colours[1] == colours[2] != colours[0]
     assert [axis.get_yscale() for axis in (losses, rank1)] == ["log", "linear"]
+    assert rank1.xaxis.get_tick_params()["labelbottom"], "below it is an empty place"
     assert not any(len(line.get_ydata()) for line in nothing.lines)
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["BN", "Meta BIN"]
 
