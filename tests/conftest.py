@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import logging
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -88,14 +89,21 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def short_mobilenet():
-    """The network of tests/short_mobilenet.py here; commands by `python` and those of faults/ have it anyway."""
+@contextmanager
+def short_network():
+    """MobileNetV2 is that of tests/short_mobilenet.py within."""
     from fastreid.modeling.backbones import mobilenet_v2
     from tests.short_mobilenet import STAGES
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mobilenet_v2, "STAGES", STAGES)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_mobilenet():
+    """The network of tests/short_mobilenet.py here; commands by `python` and those of faults/ have it anyway."""
+    with short_network():
         yield
 
 
@@ -128,9 +136,7 @@ def make_run():
     """
     from fastreid.config import get_cfg
     from fastreid.modeling import build_model
-    from fastreid.modeling.backbones import mobilenet_v2
     from fastreid.utils.checkpoint import Checkpointer
-    from tests.short_mobilenet import STAGES
 
     def make(folder: Path, *options: str) -> Path:
         cfg = get_cfg()
@@ -141,8 +147,7 @@ def make_run():
             + ["INPUT.SIZE_TEST", "[32, 16]", "TEST.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0", *options]
         )
         torch.manual_seed(1)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(mobilenet_v2, "STAGES", STAGES)
+        with short_network():
             model = build_model(cfg)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

@@ -70,8 +70,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="PART=X",
         default=[],
-        help="what the sets of --folder and --wide-folder differ in, see Gap in tools/"
-        f"synthetic/scenes.py; {OLD_GAP}: the range of before, all in colour (default: {parts})",
+        help="what the sets of --folder and --wide-folder differ in, see Gap in tools/synthetic/scenes.py; "
+        f"{OLD_GAP}: the range of before, all in colour (default: {parts})",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", choices=[*SCALES, "published"], default="demo", help="number of people and images")

@@ -25,7 +25,7 @@ spec.loader.exec_module(tool)
 def run(run_folder, tmp_path, monkeypatch):
     """A run's folder of its own, and `folder:site`: six people of unlike colours in query and gallery, and in train."""
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     for part, camera in (("query", 1), ("gallery", 2), ("train", 1), ("train", 2)):
         (tmp_path / "site" / part).mkdir(parents=True, exist_ok=True)
         for person, colour in enumerate(rng.permuted(np.tile([30, 120, 220], (6, 1)), axis=1)):
@@ -61,11 +61,10 @@ def test_the_file_says_what_it_is_of_and_the_threshold_is_that_of_all_pairs(run,
     distances = compute_distance(*map(predictor, both_cameras(run.parent / "site"))).numpy()
     others = np.sort(distances[~np.eye(6, dtype=bool)])
     for row in found["thresholds"]:
-        accepted = round(row["measured_far"] * len(others))
-        rounding = 1e-5  # in small batches features differ in the last digits
-        assert others[accepted - 1] - rounding <= row["threshold"] <= others[accepted] + rounding
+        # In small batches features differ in the last digits.
+        assert np.mean(others <= row["threshold"] + 1e-5) == pytest.approx(row["measured_far"])
         assert row["measured_far"] == pytest.approx(row["far"])
-        assert np.mean(np.diag(distances) <= row["threshold"] + rounding) == pytest.approx(row["tar"])
+        assert np.mean(np.diag(distances) <= row["threshold"] + 1e-5) == pytest.approx(row["tar"])
         low, high = row["measured_far_interval"]
         assert low <= row["measured_far"] <= high
     assert "| 50 %         |" in capsys.readouterr().out
