@@ -111,13 +111,14 @@ def without_pictures(replace=setattr):
     replace(results, "plot_cmc", lambda path, curves: path.touch())
 
 
-def command(outputs, words, folder, environment, file_limit=None, shared_memory=None, patience=None):
+def command(outputs, words, folder, environment, file_limit=None, shared_memory=None, patience=None, fork=False):
     """Become the command, which draws no pictures if its environment has WITHOUT_PICTURES.
 
     Args:
         file_limit: the most bytes of a file. shared_memory: those of /dev/shm. patience: the seconds that a stop waits
-            for a batch.
+            for a batch. fork: make the processes of a run by forks, which have all modules loaded, and not as users do.
     """
+    import multiprocessing
     import resource
 
     import torch  # which the server has loaded
@@ -130,6 +131,7 @@ def command(outputs, words, folder, environment, file_limit=None, shared_memory=
     # Those of the server know what kind of file they were opened on.
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.chdir(folder)
+    os.environ.pop("OMP_NUM_THREADS", None)  # which is the server's
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a server in the background of a shell ignores Ctrl-C
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
@@ -139,6 +141,9 @@ def command(outputs, words, folder, environment, file_limit=None, shared_memory=
         shrink_shared_memory(shared_memory)
     if patience:
         stopping.PATIENCE = patience
+    if fork:
+        context = multiprocessing.get_context("fork")
+        multiprocessing.get_context = lambda method=None: context
     if "WITHOUT_PICTURES" in environment:
         without_pictures()
     sys.path[1:1] = environment.get("PYTHONPATH", "").split(os.pathsep)

@@ -15,12 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 
 from tests.command_server import serving, write_python
-
-if not torch.cuda.is_available():  # Triton's kernels run as plain Python then, if it is told before it is loaded
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -64,6 +60,17 @@ def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also run what takes minutes: 20 kills instead of 3")
 
 
+def pytest_collectstart():
+    """Let Triton's kernels run as plain Python where there is no GPU. It must be told before it is loaded.
+
+    The process that hands tests out to others collects none, and starts sooner without PyTorch.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 def pytest_collection_finish():
     """Spare garbage collections what is loaded by then, a third of a second each."""
     gc.freeze()
@@ -72,6 +79,8 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Random numbers that a test draws are the same each time."""
+    import torch
+
     # torch.manual_seed also keeps a stack trace for each kind of device that might come: 4 ms
     (torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed)(0)
 
@@ -83,6 +92,8 @@ def one_thread():
     PyTorch sums up in another order for other batch sizes if it has several. Instance normalization of the tests' maps,
     of a few pixels, would turn such last digits into other features.
     """
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -134,6 +145,8 @@ def make_run():
 
     It is the network of tests/short_mobilenet.py: what reads it needs the fixture of that name.
     """
+    import torch
+
     from fastreid.config import get_cfg
     from fastreid.modeling import build_model
     from fastreid.utils.checkpoint import Checkpointer

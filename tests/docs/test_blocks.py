@@ -26,7 +26,7 @@ DOCUMENTS = [
 LANGUAGES = ("sh", "bash", "python")
 # What makes the demo's training and data short; of the data, VIPeR is as large as the demo's, so that counts are too.
 SHORT = {
-    "SOLVER": {"MAX_ITER": 1, "IMS_PER_BATCH": 8, "STEPS": [1], "WRITE_PERIOD": 1, "CHECKPOINT_PERIOD": 1},
+    "SOLVER": {"MAX_ITER": 1, "IMS_PER_BATCH": 16, "STEPS": [1], "WRITE_PERIOD": 1, "CHECKPOINT_PERIOD": 1},
     "META": {"SOLVER": {"INIT": {"FIRST_INNER_LOOP": 1}}},
     "INPUT": {"SIZE_TRAIN": [32, 16], "SIZE_TEST": [32, 16]},
     "DATALOADER": {"NUM_WORKERS": 0},
@@ -108,6 +108,7 @@ def project(tmp_path_factory, python):
         "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "TQDM_DISABLE": "1",
+        "WITHOUT_PICTURES": "1",
     }
     environment.pop("FASTREID_DATASETS", None)
 

@@ -109,21 +109,35 @@ def tiny():
 RUN_DOMAINS = ("folder:a", "folder:b", "folder:c")
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """Three sources of 5 people with 3 images each, and a target."""
+def write_people(root, monkeypatch):
+    """Write three sources of 5 people with 3 images each, and a target, to `root`/data, and let data sets be there."""
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c", "target"):
         for part in ("query", "gallery") if name == "target" else ("train",):
-            folder = tmp_path / "data" / name / part
+            folder = root / "data" / name / part
             folder.mkdir(parents=True)
             for person in range(5):
                 for k in range(3):
                     pixels = rng.integers(0, 256, (16, 8, 3), dtype=np.uint8)
                     camera = {"query": 1, "gallery": 2}.get(part, k)
                     Image.fromarray(pixels).save(folder / f"{person}_c{camera}_{k}.png")
-    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
+    monkeypatch.setenv("FASTREID_DATASETS", str(root / "data"))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder with the data sets of `write_people`."""
+    write_people(tmp_path, monkeypatch)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory):
+    """The same, for runs that several tests look at."""
+    folder = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch:
+        write_people(folder, patch)
+        yield folder
 
 
 def make_real_trainer(folder, workers=0, kind=DefaultTrainer, **more):
@@ -164,12 +178,14 @@ def make_real_trainer(folder, workers=0, kind=DefaultTrainer, **more):
     return kind(cfg)
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    without_pictures(monkeypatch.setattr)
+@pytest.fixture(scope="module")
+def no_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch.setattr)
+        yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_full_run(short_mobilenet, no_pictures):
     """`make_full_run(folder, workers, kind, SOLVER__MAX_ITER=3)`: a trainer on `root`, 9 iterations an epoch."""
     return make_real_trainer

@@ -60,10 +60,10 @@ def warnings(caplog, monkeypatch):
     return caplog
 
 
-@pytest.fixture
-def without_batch(root, make_full_run):
+@pytest.fixture(scope="module")
+def without_batch(shared_root, make_full_run):
     """The weights of a run in which the batches of iteration BAD are left out."""
-    trainer = make_full_run(root / "without")
+    trainer = make_full_run(shared_root / "without")
     trainer.rollback.skips = {BAD: 1}
     return train(trainer).model.state_dict()
 

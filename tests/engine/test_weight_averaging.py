@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import types
 
 import pytest
@@ -50,18 +51,19 @@ def finish(trainer, resume=False):
     return trainer
 
 
-@pytest.fixture
-def whole(root, make_full_run):
+@pytest.fixture(scope="module")
+def whole(shared_root, make_full_run):
     """An undisturbed run, and what its iterations left: 2 of training, 5 of averaging, in which 3 and 5 are taken."""
-    trainer = make_full_run(root / "whole", **AVERAGED)
+    trainer = make_full_run(shared_root / "whole", **AVERAGED)
     trainer.witness = Witness()
     trainer.register_hooks([trainer.witness])
     return finish(trainer)
 
 
-def test_the_final_and_tested_model_is_the_mean_of_each_period_s_with_statistics_of_its_own(whole, root):
-    final, plain = read(root / "whole", "model_final"), read(root / "whole", "model_0000006")
-    assert (root / "whole" / "last_checkpoint").read_text() == "model_final.pth"
+def test_the_final_and_tested_model_is_the_mean_of_each_period_s_with_statistics_of_its_own(whole, shared_root):
+    folder = shared_root / "whole"
+    final, plain = read(folder, "model_final"), read(folder, "model_0000006")
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
     first, second = whole.witness.parameters[3], whole.witness.parameters[5]
     assert any(not torch.equal(first[name], second[name]) for name in first if name.endswith(".gate"))
     for name, value in first.items():
@@ -71,8 +73,8 @@ def test_the_final_and_tested_model_is_the_mean_of_each_period_s_with_statistics
             assert 0 <= final["model"][name].min() and final["model"][name].max() <= 1
     assert plain["iteration"] == final["iteration"] == 6
     require_own_statistics(whole, final["model"])
-    assert whole.results.rows and read(root / "whole", "model_best")["iteration"] == 6
-    about = json.loads((root / "whole" / "results.json").read_text())
+    assert whole.results.rows and read(folder, "model_best")["iteration"] == 6
+    about = json.loads((folder / "results.json").read_text())
     assert about["iteration"] == about["max_iter"] == 7
 
 
@@ -88,27 +90,33 @@ def require_own_statistics(whole, final):
         assert torch.equal(value, final[name]) and torch.equal(tested[name], final[name]), name
 
 
-def test_a_finished_run_is_tested_again_and_cannot_go_on_with_the_mean(whole, root, make_full_run):
-    again = finish(make_full_run(root / "whole", **AVERAGED), resume=True)
+@pytest.fixture
+def copied(whole, shared_root, root):
+    """The folder of a copy of that run."""
+    return shutil.copytree(shared_root / "whole", root / "copied")
+
+
+def test_a_finished_run_is_tested_again_and_cannot_go_on_with_the_mean(whole, copied, make_full_run):
+    again = finish(make_full_run(copied, **AVERAGED), resume=True)
     assert again.start_iter == 7 and again.results.rows == whole.results.rows
     longer = AVERAGED | {"SOLVER__SWA__ITER": 6}
     with pytest.raises(
         UserError, match="averaged weights, with which training cannot go on to iteration 8.*--num-pth 6"
     ):
-        finish(make_full_run(root / "whole", **longer), resume=True)
-    trainer = make_full_run(root / "whole", **longer)
+        finish(make_full_run(copied, **longer), resume=True)
+    trainer = make_full_run(copied, **longer)
     trainer.resume_or_load(True, number=6)
     trainer.run()
     assert trainer.averaging.models == 3 and trainer.max_iter == 8
 
 
-def test_training_cannot_go_on_with_the_mean_when_averaging_is_switched_off(whole, root, make_full_run):
+def test_training_cannot_go_on_with_the_mean_when_averaging_is_switched_off(whole, copied, make_full_run):
     off = {**SHORT, "SOLVER__SWA__ENABLED": False}
     with pytest.raises(
         UserError, match="averaged weights, with which training cannot go on to iteration 9.*--num-pth 6"
     ):
-        finish(make_full_run(root / "whole", **off | {"SOLVER__MAX_ITER": 9}), resume=True)
-    again = finish(make_full_run(root / "whole", **off | {"SOLVER__MAX_ITER": 7}), resume=True)  # only tested again
+        finish(make_full_run(copied, **off | {"SOLVER__MAX_ITER": 9}), resume=True)
+    again = finish(make_full_run(copied, **off | {"SOLVER__MAX_ITER": 7}), resume=True)  # only tested again
     assert again.results.rows == whole.results.rows
 
 

@@ -97,7 +97,7 @@ class Work:
         """
         script, path = ROOT / "tests" / "short_mobilenet.py", self.folder / f"output{len(self.started)}.txt"
         options = ["--config-file", str(self.config), "OUTPUT_DIR", str(self.folder / run), *map(str, words)]
-        environment = {"FASTREID_DATASETS": str(self.data), "WITHOUT_PICTURES": "1"}
+        environment = {"FASTREID_DATASETS": str(self.data), "WITHOUT_PICTURES": "1", "OMP_NUM_THREADS": "1"}
         request = {"words": [str(script), *options], "folder": str(self.folder), "environment": environment}
         command = Command(self.server, path, **request, **limits)
         self.started.append(command.pid)

@@ -32,9 +32,9 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(work, kills):
 
 
 def test_a_lost_process_is_replaced_and_the_run_ends_like_one_that_was_not(work):
-    command = work.start("restarted", "SOLVER.MAX_ITER", work.epochs, "--max-restarts", 1)
+    command = work.start("restarted", "SOLVER.MAX_ITER", work.epochs, "--max-restarts", 1, fork=True)
     saved = work.wait_for_checkpoint("restarted", work.wait_for_checkpoint("restarted"))
-    (process,) = (pid for pid in command.workers() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    (process,) = (pid for pid in command.workers() if b"tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(process, signal.SIGKILL)
     output = command.finish()
     assert f"process 0 (pid {process}) was killed by SIGKILL" in output and "restart 1 of at most 1" in output

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -32,12 +31,16 @@ def arguments(*words):
     return parser.parse_args(words)
 
 
-def start(*words):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment["PYTHONPATH"] = str(SCRIPT.parents[2])
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, *map(str, words)], env=environment, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def start(python):
+    """`start(*words)`: the command, whose own processes start as a user's do."""
+
+    def start(*words):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        environment["PYTHONPATH"] = str(SCRIPT.parents[2])
+        return subprocess.Popen([python, SCRIPT, *map(str, words)], env=environment, stderr=subprocess.PIPE, text=True)
+
+    return start
 
 
 def free_port():
@@ -123,7 +126,7 @@ def test_a_process_that_does_not_come_is_named(monkeypatch):
         launching.meet(store, 0, 3)
 
 
-def test_processes_of_two_machines_meet_and_the_loss_of_one_ends_those_of_both(tmp_path):
+def test_processes_of_two_machines_meet_and_the_loss_of_one_ends_those_of_both(tmp_path, start):
     together = ["--num-machines", 2, "--dist-url", f"tcp://localhost:{free_port()}", "--endless", tmp_path]
     commands = [start("--machine-rank", rank, *together) for rank in range(2)]
     try:
@@ -138,7 +141,7 @@ def test_processes_of_two_machines_meet_and_the_loss_of_one_ends_those_of_both(t
     assert "Connection" in errors[0] and "was killed by SIGKILL" in errors[1]
 
 
-def test_lost_processes_are_replaced_as_often_as_allowed_and_resume_what_was_saved(tmp_path):
+def test_lost_processes_are_replaced_as_often_as_allowed_and_resume_what_was_saved(tmp_path, start):
     command = start("--num-gpus", 2, "--max-restarts", 2, "--endless", tmp_path)
     lost = [1, 0, 1]
     try:
@@ -164,7 +167,7 @@ def test_lost_processes_are_replaced_as_often_as_allowed_and_resume_what_was_sav
     assert killed[1] in rest[again - 1] and killed[2] in rest[-1] and errors.count("restart ") == 2
 
 
-def test_a_wrong_input_is_wrong_the_second_time_too(tmp_path):
+def test_a_wrong_input_is_wrong_the_second_time_too(tmp_path, start):
     command = start("--max-restarts", 3, "--wrong", tmp_path)
     assert command.communicate(timeout=TIMEOUT)[1] == "error: no such path: check it\n"
     assert command.returncode == 2

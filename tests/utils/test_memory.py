@@ -1,7 +1,6 @@
 """Reuse of freed memory, and what is measured."""
 
 import subprocess
-import sys
 
 FAULTS = """
 import resource, torch
@@ -22,9 +21,14 @@ print(keep_freed_memory(), faults(), usual)
 """
 
 
-def test_large_tensors_are_had_without_new_pages():
-    out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
-    kept, faults, usual = out.split()
+def run(python, path, code):
+    """What code prints, in words. In a process of its own: this one may have held more before."""
+    path.write_text(code)
+    return subprocess.run([python, path], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_large_tensors_are_had_without_new_pages(python, tmp_path):
+    kept, faults, usual = run(python, tmp_path / "faults.py", FAULTS)
     assert kept == "False" or int(faults) * 4 < int(usual)
 
 
@@ -40,8 +44,6 @@ print(largest - before, peak_memory_mb() - before)
 """
 
 
-def test_peak_memory_grows_by_what_is_held_and_stays():
-    """In a process of its own: this one may have held more before."""
-    out = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True).stdout
-    largest, later = map(float, out.split())
+def test_peak_memory_grows_by_what_is_held_and_stays(python, tmp_path):
+    largest, later = map(float, run(python, tmp_path / "growth.py", GROWTH))
     assert 250 < largest < 300 and 250 < later < 300  # Linux counts in portions, a few of which it may be behind
