@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.conftest import make_full_run, root, tiny
+from tests.engine.conftest import make_full_run, no_pictures, root, tiny
 
 HERE = Path(__file__).parent
-__all__ = ["make_full_run", "root", "tiny"]
+__all__ = ["make_full_run", "no_pictures", "root", "tiny"]
 
 
 def pytest_collection_modifyitems(items):

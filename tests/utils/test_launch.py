@@ -37,7 +37,6 @@ def start(python):
 
     def start(*words):
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        environment["PYTHONPATH"] = str(SCRIPT.parents[2])
         return subprocess.Popen([python, SCRIPT, *map(str, words)], env=environment, stderr=subprocess.PIPE, text=True)
 
     return start
